@@ -1,0 +1,55 @@
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+HOST ?= 127.0.0.1
+PYTEST ?=
+BIN := $(VENV)/bin
+LAUNCH := exec $(BIN)/python -m sae_backend.launch --stop-with-parent
+export PORT HOST
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run worker shell test test-core lint types check bench
+
+help:  ## list what can be made
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PORT=8001 make demo takes another port; PYTHON=python3.12 make setup another Python (3.11 or newer)"
+
+setup: $(VENV)/.installed  ## create the virtual environment and install the pinned requirements
+
+demo: $(VENV)/.installed  ## start everything, load and compute the demo, print the address; Ctrl-C stops it
+	@$(LAUNCH) demo
+
+run: $(VENV)/.installed  ## start everything with the data that is there
+	@$(LAUNCH) site
+
+worker: $(VENV)/.installed  ## start one more worker for a site that runs
+	@$(LAUNCH) worker
+
+shell: $(VENV)/.installed  ## open Django's shell with the servers up
+	@$(LAUNCH) command shell
+
+test: $(VENV)/.installed-tests  ## run all tests (PYTEST="-k words" passes options on)
+	@$(BIN)/python -m pytest $(PYTEST)
+
+test-core: $(VENV)/.installed-tests  ## run the tests that need no server
+	@$(BIN)/python -m pytest tests/core $(PYTEST)
+
+lint: $(VENV)/.installed-tests  ## check style
+	@$(BIN)/ruff check .
+	@$(BIN)/yamllint --strict docker-compose.yml
+
+types: $(VENV)/.installed-tests  ## check types
+	@$(BIN)/mypy
+
+check: lint types test  ## what continuous integration runs
+
+bench: $(VENV)/.installed  ## time the computation
+	@$(BIN)/python -m bench
+
+$(VENV)/.installed: requirements.txt .ci/install
+	@.ci/install "$(PYTHON)" "$(VENV)" requirements.txt
+	@touch $@
+
+$(VENV)/.installed-tests: tests/requirements.txt $(VENV)/.installed .ci/install
+	@.ci/install "$(PYTHON)" "$(VENV)" tests/requirements.txt
+	@touch $@
