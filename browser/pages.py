@@ -1,0 +1,53 @@
+"""How a page's context becomes a response. A context is a frozen dataclass that names its template."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar, Protocol
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils.cache import get_conditional_response
+from django.utils.http import quote_etag
+
+from sae_backend.models import Run
+
+
+class Page(Protocol):
+    template: ClassVar[str]
+
+
+def show(request: HttpRequest, page: Page, status: int = 200) -> HttpResponse:
+    """The page; its template sees it as `page`."""
+    return render(request, page.template, {"page": page}, status=status)
+
+
+def as_json(data: Any, status: int = 200) -> JsonResponse:
+    """Any JSON value; what is undefined must be None, for NaN is not JSON."""
+    style = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    return JsonResponse(data, status=status, safe=False, json_dumps_params=style)
+
+
+@cache
+def version() -> str:
+    """A hash of all that decides how a page looks: templates, this package, style and scripts."""
+    digest = hashlib.sha256()
+    for folder in ("templates", "browser", "static"):
+        for path in sorted((settings.BASE_DIR / folder).rglob("*")):
+            if path.suffix in {".html", ".py", ".css", ".js", ".svg"}:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse]) -> HttpResponse:
+    """Build a page that a live run decides, or answer 304 to whoever has it already."""
+    names = hashlib.sha256(f"{run.sae.name}/{run.sae.slug}/{run.state}/{run.pinned}".encode()).hexdigest()[:8]
+    etag = quote_etag(f"{run.pk}-{version()}-{names}")
+    response = None if settings.DEBUG else get_conditional_response(request, etag=etag)
+    response = response or build()
+    if response.status_code == 200 and not response.has_header("Cache-Control"):
+        response.headers.update({"ETag": etag, "Cache-Control": "no-cache"})
+    return response

@@ -1,0 +1,76 @@
+"""What the jump box's words mean."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from django.db.models import Q
+from django.urls import Resolver404, resolve, reverse
+
+from browser.errors import NotFound, sae_link
+from browser.queries.saes import all_saes
+from sae_backend.models import Sae
+
+REF = re.compile(r"(?:sae:|/?s/)?(?P<ref>[0-9a-f]{6,64}(?:@r\d{1,9})?)(?:[/ ](?P<index>\d{1,9}))?/?", re.I)
+NAMED = re.compile(r"(?P<name>.*?\S)(?:[/ ]+(?P<index>[\d\s,_]+))?")
+
+
+def meaning(words: str, here: str, host: str) -> str:
+    """The address that words mean on a page of the SAE `here` ("" elsewhere); raises NotFound, which explains."""
+    words = words.strip()
+    if url := _own_url(words, host):
+        return url
+    if index := re.fullmatch(r"#?([\d\s,_]+)", words):
+        return _latent_here(re.sub(r"\D", "", index[1]), here)
+    if named := _named(words):
+        return named
+    if known := REF.fullmatch(words):
+        return _address(known["ref"].lower(), known["index"])
+    raise _nothing(words)
+
+
+def _own_url(words: str, host: str) -> str | None:
+    parts = urlsplit(words)
+    if parts.scheme not in {"http", "https"} or parts.netloc != host:
+        return None
+    try:
+        resolve(parts.path)
+    except Resolver404:
+        return None
+    return parts._replace(scheme="", netloc="").geturl()
+
+
+def _latent_here(digits: str, here: str) -> str:
+    if not digits or not re.fullmatch(r"[0-9a-f]{6,64}(@r\d{1,9})?", here):
+        sentence = f"{digits} is a latent's index, but of which SAE? Write its id or name first, as in my-sae/{digits}."
+        raise NotFound("Which SAE?", sentence)
+    return _address(here, digits)
+
+
+def _address(ref: str, index: str | None) -> str:
+    return reverse("latent_detail", args=[ref, int(index)]) if index else reverse("sae_detail", args=[ref])
+
+
+def _named(words: str) -> str | None:
+    """An SAE's name or slug, whole or the only one that contains the words; a latent's index may follow."""
+    found = NAMED.fullmatch(words)
+    for name, index in ((words, None), (found["name"], found["index"])) if found else ():
+        saes = _matching(name)
+        if len(saes) == 1:
+            return _address(saes[0].public_id, re.sub(r"\D", "", index or "") or None)
+        if saes:
+            links = [sae_link(s) for s in saes]
+            raise NotFound(f"“{name}” is in the name of several SAEs", "Choose one.", links)
+    return None
+
+
+def _matching(name: str) -> list[Sae]:
+    saes = all_saes().order_by("pk")
+    exact = list(saes.filter(Q(slug__iexact=name) | Q(name__iexact=name))[:10])
+    return exact or list(saes.filter(Q(slug__icontains=name) | Q(name__icontains=name))[:10])
+
+
+def _nothing(words: str) -> NotFound:
+    sentence = "The box reads a latent's index, an SAE's id or name, both as id/17342, or an address of this site."
+    return NotFound(f"Nothing here is called “{words[:80]}”" if words else "Nothing was asked for", sentence)

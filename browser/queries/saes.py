@@ -1,0 +1,80 @@
+"""Which SAE and run an address means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db.models import QuerySet
+
+from browser.errors import NotReady, RunNotFound, SaeAmbiguous, SaeNotFound
+from sae_backend.models import Run, Sae
+
+# Runs whose pages can be read: the live one, and superseded ones until they are dropped.
+READABLE = (Run.State.LIVE, Run.State.RETIRED)
+
+
+@dataclass(frozen=True)
+class ResolvedSae:
+    """An SAE and the run whose rows its pages show. Pass run.pk to queries; never follow sae.current_run."""
+
+    sae: Sae
+    run: Run
+    pinned: bool = False  # the address names the run, so links on the page keep it
+
+    @property
+    def address(self) -> str:
+        """What stands after /s/ in the links of its pages."""
+        return f"{self.sae.public_id}@r{self.run.number}" if self.pinned else self.sae.public_id
+
+
+def all_saes() -> QuerySet[Sae]:
+    """SAEs with their language model, live run and its dataset, without the vocabulary's bytes."""
+    return Sae.objects.select_related("lm", "current_run__dataset").defer("lm__vocabulary")
+
+
+def resolve(ref: str) -> ResolvedSae:
+    """The SAE and readable run that an address means; reads the pointer to the live run once.
+
+    Raises SaeNotFound, SaeAmbiguous, RunNotFound or NotReady, which become pages with status 404.
+    """
+    prefix, _, number = ref.partition("@r")
+    sae = find(prefix)
+    if number:
+        return ResolvedSae(sae, _kept_run(sae, int(number)), pinned=True)
+    if sae.current_run is None:
+        raise NotReady(sae, latest_run(sae))
+    sae.current_run.sae = sae
+    return ResolvedSae(sae, sae.current_run)
+
+
+def find(prefix: str) -> Sae:
+    """The SAE whose identity begins so, computed or not; one query when it is there."""
+    found = list(all_saes().filter(sha256__startswith=prefix).order_by("sha256")[:5])
+    if not found:
+        raise SaeNotFound(prefix, _close_to(prefix))
+    if len(found) > 1:
+        raise SaeAmbiguous(prefix, found)
+    return found[0]
+
+
+def _close_to(prefix: str) -> list[Sae]:
+    """Up to 5 SAEs that share the longest beginning with `prefix`, for whoever mistyped it."""
+    for length in range(min(len(prefix), 12) - 1, 1, -1):
+        found = list(all_saes().filter(sha256__startswith=prefix[:length]).order_by("sha256")[:5])
+        if found:
+            return found
+    return []
+
+
+def _kept_run(sae: Sae, number: int) -> Run:
+    runs = sae.runs.filter(state__in=READABLE).select_related("dataset").order_by("number")
+    kept = {run.number: run for run in runs}
+    if number not in kept:
+        raise RunNotFound(sae, number, list(kept))
+    kept[number].sae = sae
+    return kept[number]
+
+
+def latest_run(sae: Sae) -> Run | None:
+    """The SAE's newest run, whatever became of it."""
+    return sae.runs.select_related("dataset").order_by("-number").first()

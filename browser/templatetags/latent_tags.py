@@ -1,0 +1,194 @@
+"""Formatting only: numbers, shares, times, icons and the paths of small charts. Undefined is a dash."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
+
+register = template.Library()
+THIN = "\N{NARROW NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EM DASH}"
+
+ICONS: dict[str, str] = json.loads((Path(__file__).parent / "icons.json").read_text())
+# A latent's or a run's status: (class, icon). A glyph and a word, never colour alone.
+STATUSES = {
+    "alive": ("ok", "alive"),
+    "rare": ("rare", "rare"),
+    "dense": ("warn", "dense"),
+    "dead": ("dead", "dead"),
+    "ready": ("ok", "done"),
+    "live": ("ok", "done"),
+    "retired": ("wait", "done"),
+    "queued": ("wait", "waiting"),
+    "computing": ("run", "running"),
+    "loading": ("run", "running"),
+    "sealed": ("run", "running"),
+    "running": ("run", "running"),
+    "stalled": ("warn", "warning"),
+    "failed": ("err", "cross"),
+    "cancelled": ("wait", "cross"),
+    "dropped": ("wait", "dead"),
+}
+
+
+def _undefined(value: float | None) -> bool:
+    return value is None or value == "" or not math.isfinite(value)
+
+
+def _signed(text: str) -> str:
+    return text.replace("-", MINUS, 1) if text.startswith("-") else text
+
+
+@register.simple_tag
+def icon(name: str, css: str = "") -> SafeString:
+    """A 16-unit line drawing that takes the colour of its text."""
+    pen = mark_safe('stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true"')
+    drawing = '<svg class="{}" viewBox="0 0 16 16" fill="none" stroke="currentColor" {}>{}</svg>'
+    return format_html(drawing, css or "ic", pen, mark_safe(ICONS[name]))
+
+
+@register.simple_tag
+def status(name: str, text: str = "") -> SafeString:
+    """A status as glyph and word."""
+    css, glyph = STATUSES.get(name, ("wait", "todo"))
+    drawn = icon(glyph, "spin" if glyph == "running" else "")
+    return format_html('<span class="st {}">{}{}</span>', css, drawn, text or name.capitalize())
+
+
+@register.filter
+def thousands(value: float | None) -> str:
+    """A whole number with thin spaces: 24 576."""
+    return DASH if _undefined(value) else _signed(f"{round(value):,}".replace(",", THIN))
+
+
+@register.filter
+def density(value: float | None) -> str:
+    """A share of tokens so that it can be pasted into code: 2.1e-4, and 0 for none."""
+    if _undefined(value):
+        return DASH
+    if value == 0:
+        return "0"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+@register.filter
+def fixed(value: float | None, places: int = 2) -> str:
+    """A number with so many decimals and a true minus."""
+    return DASH if _undefined(value) else _signed(f"{value:.{int(places)}f}")
+
+
+@register.filter
+def compact(value: float | None) -> str:
+    """Three significant digits: 48.2, 0.105, 1 204; 6.3e4 above 9 999 and 1.2e-4 below a thousandth."""
+    if _undefined(value):
+        return DASH
+    size = abs(value)
+    if size and (size >= 9999.5 or size < 1e-3):
+        return _signed(density(value))
+    places = 0 if size >= 999.5 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3
+    return _signed(f"{value:,.{places}f}".replace(",", THIN))
+
+
+@register.filter
+def percent(share: float | None, places: int = 1) -> str:
+    """A share of 1 as per cent: 97.9 %."""
+    return DASH if _undefined(share) else f"{_signed(f'{100 * share:.{int(places)}f}')}{THIN}%"
+
+
+@register.filter
+def count(value: float | None) -> str:
+    """A large count in words' length: 850, 24.6 k, 10.0 M, 1.2 B."""
+    if _undefined(value):
+        return DASH
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.1f}{THIN}{unit}"
+    return thousands(value)
+
+
+@register.filter
+def duration(seconds: float | None) -> str:
+    """A stretch of time a person can compare: 0.4 s, 12 s, 3:05, 1 h 20."""
+    if _undefined(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
+
+
+@register.filter
+def remaining(seconds: float | None) -> str:
+    """Time left, rounded as an estimate deserves: 40 s, 16 min, 2.5 h."""
+    if _undefined(seconds):
+        return ""
+    if seconds < 55:
+        return f"{max(5, 5 * math.ceil(seconds / 5))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@register.filter
+def day(moment: datetime | None) -> str:
+    """The day without the year when it is this year's: 18 Nov, 3 Feb 2024; "today" is said."""
+    if moment is None:
+        return DASH
+    local, today = timezone.localtime(moment), timezone.localdate()
+    if local.date() == today:
+        return "today"
+    return f"{local.day} {local:%b}" + ("" if local.year == today.year else f" {local.year}")
+
+
+@register.filter
+def clock(moment: datetime | None) -> str:
+    """Hours, minutes, seconds, in UTC as logs have them."""
+    return DASH if moment is None else f"{moment:%H:%M:%S}"
+
+
+@register.filter
+def ago(moment: datetime | None) -> str:
+    """How long ago, in one unit."""
+    if moment is None:
+        return DASH
+    seconds = (timezone.now() - moment).total_seconds()
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(0, seconds):.0f} s ago"
+
+
+@register.filter
+def log_share(value: float | None, decades: int = 7) -> str:
+    """Where a density lies on a logarithmic bar of so many decades, in per cent of its width."""
+    if _undefined(value) or value <= 0:
+        return "0"
+    return f"{100 * min(1.0, max(0.0, 1 + math.log10(value) / int(decades))):.0f}"
+
+
+@register.filter
+def share(value: float | None, whole: float) -> str:
+    """Per cent of a whole for a style attribute, clamped to 0 … 100, always with a dot."""
+    if _undefined(value) or not whole:
+        return "0"
+    return f"{100 * min(1.0, max(0.0, abs(value) / whole)):.4g}"
+
+
+@register.filter
+def bars(heights: Iterable[float], gap: float = 0.1) -> str:
+    """The path of a bar chart in a 100 × 100 box, the tallest bar as high as the box."""
+    values: Sequence[float] = list(heights)
+    if not values or not max(values):
+        return ""
+    width, top = 100 / len(values), max(values)
+    drawn = width * (1 - float(gap))
+    parts = [(i * width, 100 * v / top) for i, v in enumerate(values) if v > 0]
+    return "".join(f"M{x:.2f} 100v-{h:.1f}h{drawn:.2f}v{h:.1f}z" for x, h in parts)

@@ -1,0 +1,37 @@
+"""Every address of the site."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import path, register_converter
+
+from browser.converters import SaeConverter
+from browser.views import latents, runs, saes, site
+
+register_converter(SaeConverter, "sae")
+
+handler404 = site.not_found
+handler500 = site.server_error
+
+urlpatterns = [
+    path("", saes.sae_list, name="home"),
+    path("saes.json", saes.sae_list_json, name="home_json"),
+    path("s/<sae:ref>", saes.sae_detail, name="sae_detail"),
+    path("s/<sae:ref>.json", saes.sae_json, name="sae_json"),
+    path("s/<sae:ref>/latents.json", saes.sae_latents_json, name="sae_latents_json"),
+    path("s/<sae:ref>/latents.csv", saes.sae_latents_csv, name="sae_latents_csv"),
+    path("s/<sae:ref>/scatter.json", saes.sae_scatter_json, name="sae_scatter_json"),
+    path("s/<sae:ref>/random", latents.latent_random, name="latent_random"),
+    path("s/<sae:ref>/<int:index>", latents.latent_detail, name="latent_detail"),
+    path("s/<sae:ref>/<int:index>.json", latents.latent_json, name="latent_json"),
+    path("s/<sae:ref>/<int:index>/contexts", latents.latent_contexts, name="latent_contexts"),
+    path("s/<slug:slug>", saes.sae_by_name, name="sae_by_name"),
+    path("jobs", runs.run_list, name="run_list"),
+    path("jobs.json", runs.run_list_json, name="run_list_json"),
+    path("jobs/<int:pk>", runs.run_detail, name="run_detail"),
+    path("jobs/<int:pk>.json", runs.run_json, name="run_json"),
+    path("jobs/<int:pk>/live", runs.run_live, name="run_live"),
+    path("go", site.jump, name="jump"),
+    path("healthz", site.healthz, name="healthz"),
+    path("admin/", admin.site.urls),
+]

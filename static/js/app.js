@@ -1,0 +1,119 @@
+/* What every page shares. Progressive enhancement only: pages read, link and submit without it.
+   Other scripts use window.app; a page's own keys go into app.keys before any is pressed. */
+(() => {
+"use strict";
+const $ = (s, r = document) => r.querySelector(s), $$ = (s, r = document) => [...r.querySelectorAll(s)];
+const root = document.documentElement;
+
+/* ---- small things --------------------------------------------------------------------------- */
+const el = (tag, props = {}, ...kids) => { const x = Object.assign(document.createElement(tag), props); x.append(...kids); return x; };
+/* put a parameter into the page's address (null takes it out), so that Copy link gives what is on the screen */
+const put = (key, value) => {
+  const query = new URLSearchParams(location.search);
+  if (value == null || value === "") query.delete(key); else query.set(key, value);
+  history.replaceState(history.state, "", location.pathname + (query.size ? "?" + query : "") + location.hash);
+};
+let toastTimer;
+const toast = message => {
+  const box = $(".toast");
+  box.textContent = message; box.classList.add("on");
+  clearTimeout(toastTimer); toastTimer = setTimeout(() => box.classList.remove("on"), 1800);
+};
+const copy = async (text, what = "Copied") => {
+  try { await navigator.clipboard.writeText(text); }
+  catch { const area = el("textarea", { value: text }); document.body.append(area); area.select(); document.execCommand("copy"); area.remove(); }
+  toast(what);
+};
+/* a colour of the theme as the browser resolves it, for what draws on its own */
+const color = name => { const probe = el("i"); probe.style.color = `var(${name})`; document.body.append(probe);
+  const found = getComputedStyle(probe).color; probe.remove(); return found; };
+
+/* ---- theme: follows the system until told otherwise ------------------------------------------ */
+const onTheme = [], system = matchMedia("(prefers-color-scheme:dark)");
+const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : system.matches;
+const theme = () => {
+  root.dataset.theme = dark() ? "light" : "dark";
+  try { localStorage.theme = root.dataset.theme; } catch { /* not kept, then */ }
+  onTheme.forEach(f => f());
+};
+system.addEventListener("change", () => onTheme.forEach(f => f()));
+
+/* ---- what a click does: data-do names it, data-copy carries the text ------------------------- */
+const actions = { theme, help: () => $("#help").showModal(), cite: () => $("#cite")?.showModal(), link: () => copy(location.href, "Copied link to this view") };
+document.addEventListener("click", ev => {
+  const action = ev.target.closest("[data-do]"), text = ev.target.closest("[data-copy]");
+  if (action && actions[action.dataset.do]) { $("details.menu[open]")?.removeAttribute("open"); return actions[action.dataset.do](); }
+  if (text) return copy(text.dataset.copy);
+  if (ev.target.matches("dialog")) ev.target.close();
+});
+
+/* ---- tables: a field that narrows what is already on the page -------------------------------- */
+const show = (row, on) => { if (row) row.hidden = !on; };
+const narrow = (table, words) => {
+  let group, hook;
+  for (const row of table.tBodies[0].rows) {
+    if (row.classList.contains("grp")) { group = row; show(row, !words); continue; }
+    if (row.classList.contains("sgrp")) { hook = row; show(row, !words); continue; }
+    const hit = [row, hook, group].map(r => r?.textContent ?? "").join(" ").toLowerCase().includes(words);
+    show(row, hit);
+    if (hit) { show(group, true); show(hook, true); }
+  }
+  const n = $$("tbody tr:not([hidden]):not(.grp):not(.sgrp)", table).length;
+  $$(`[data-count="${table.id}"]`).forEach(c => { c.textContent = n; });
+};
+$$("[data-filter]").forEach(field => {
+  const run = () => narrow($("#" + field.dataset.filter), field.value.trim().toLowerCase());
+  field.addEventListener("input", () => { run(); put("q", field.value); });
+  if (field.value) run();
+});
+/* a form that only narrows: its empty fields stay out of the address */
+$$("form[data-clean]").forEach(form => form.addEventListener("submit", () => {
+  $$("input,select", form).forEach(field => { if (field.value === "" || field.value === field.dataset.default) field.disabled = true; });
+  addEventListener("pageshow", () => $$(":disabled", form).forEach(field => { field.disabled = false; }), { once: true });
+}));
+$$("select[data-submit]").forEach(field => field.addEventListener("change", () => field.form.requestSubmit()));
+
+/* ---- live parts: fetched again from their own address while they say so ---------------------- */
+const poll = async part => {
+  if (document.hidden) return setTimeout(poll, 2000, part);
+  let next = part;
+  try {
+    const reply = await fetch(part.dataset.poll, { headers: { Accept: "text/html" } });
+    if (reply.ok) {
+      next = el("template", { innerHTML: await reply.text() }).content.firstElementChild;
+      const log = $(".log", part), follow = !log || log.scrollTop + log.clientHeight > log.scrollHeight - 24, at = log?.scrollTop;
+      part.replaceWith(next);
+      const fresh = $(".log", next);
+      if (fresh) fresh.scrollTop = follow ? fresh.scrollHeight : at;
+    }
+  } catch { toast("No answer from the server; trying again"); }
+  if (next.dataset.poll) setTimeout(poll, +next.dataset.every || 2000, next);
+};
+$$("[data-poll]").forEach(part => setTimeout(poll, +part.dataset.every || 2000, part));
+$$(".log").forEach(log => { log.scrollTop = log.scrollHeight; });
+
+/* ---- keyboard -------------------------------------------------------------------------------- */
+const go = selector => { const link = $(selector); if (link) location.href = link.href; };
+const rows = () => $$("[data-rows] tbody tr:not([hidden]):not(.grp):not(.sgrp)");
+let listRows = rows;
+const step = by => {
+  const list = listRows(), at = list.indexOf(document.activeElement?.closest("tr,.ctx"));
+  const next = list[Math.max(0, Math.min(list.length - 1, at + by))];
+  if (next) { next.tabIndex = -1; next.focus(); }
+};
+const keys = {
+  "/": () => $("#j").focus(), "?": actions.help, d: theme, c: actions.link, f: () => $("[data-filter],[data-focus]")?.focus(),
+  "[": () => go("[rel=prev]"), "]": () => go("[rel=next]"), r: () => go("a[data-random]"), j: () => step(1), k: () => step(-1),
+};
+document.addEventListener("keydown", ev => {
+  if (ev.ctrlKey || ev.metaKey || ev.altKey) return;
+  const at = document.activeElement;
+  if (ev.key === "Escape") { $("details.menu[open]")?.removeAttribute("open"); if (at?.matches("input,textarea,select")) at.blur(); return; }
+  if (at?.matches("input:not([type=checkbox]),textarea,select") || $("dialog[open]")) return;
+  if (ev.key === "Enter" && at?.matches("tr")) { $("a", at)?.click(); return ev.preventDefault(); }
+  const act = Object.hasOwn(keys, ev.key) && keys[ev.key];
+  if (act && act(ev) !== false) ev.preventDefault();
+});
+
+window.app = { $, $$, el, put, toast, copy, color, dark, onTheme, actions, keys, set rows(f) { listRows = f; } };
+})();
