@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Set the environment that settings.py reads; xdist's workers inherit it, each with its own Redis database."""
+    """Set the environment that settings.py reads; each worker of xdist has its own Redis database."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         _use_own_redis(int(worker.removeprefix("gw")) + 1)
