@@ -1,1 +1,1 @@
-"""The demo: a small language model of Python source, sparse autoencoders of it, and the text they are shown on."""
+"""The demo: a small language model of Python source, sparse autoencoders of it, and their text."""

@@ -1,6 +1,6 @@
 """The demo data set: the source of the Python standard library, read from the interpreter that runs this.
 
-Nothing is shipped or downloaded, the text differs little between Python versions, and every line of it can be looked up.
+Nothing is shipped or downloaded, it differs little between Python versions, and every line can be looked up.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def documents(root: Path | None = None) -> Iterator[tuple[str, str]]:
     """Yield (relative POSIX path, text) of each standard library file of the demo data set, sorted by path.
 
     Left out, each for a reason:
-    tests, because Debian and Ubuntu do not install them, and the data set should be the same on every machine;
-    character map tables (encodings/cp*.py) and files of more than a quarter digits, because rows of codes fill the
-    examples of hundreds of latents and say nothing about language;
+    tests, because Debian and Ubuntu do not install them and the text should be the same on every machine;
+    character map tables (encodings/cp*.py) and files of more than a quarter digits, because rows of codes
+    fill the examples of hundreds of latents and say nothing about language;
     `_sysconfigdata*`, because it records how one machine built Python;
-    third-party packages, files under 64 characters, files that are not UTF-8 or cannot be read;
+    third-party packages, files under 64 characters, and files that are not UTF-8 or cannot be read;
     exact copies of a file already seen, because an example shown twice is one example.
 
     Line ends become "\\n" and tabs four columns, as in the text that the demo model was trained on.
@@ -38,17 +38,17 @@ def documents(root: Path | None = None) -> Iterator[tuple[str, str]]:
 
 
 def stdlib_root() -> Path:
-    """The running interpreter's standard library; inside a virtual environment, that of the Python it was made from."""
+    """The running interpreter's standard library; in a virtual environment, that of its base Python."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def is_validation(path: str) -> bool:
-    """Whether the file is held out from training: 2 % of the paths, chosen by their hash so that versions agree."""
+    """Whether the file is held out from training: 2 % of the paths, by hash, so that versions agree."""
     return int(sha256(path)[:8], 16) % 1000 < VALIDATION_PER_MILLE
 
 
 def is_test(path: str) -> bool:
-    """Whether any part of the path names a test, so that `unittest/test/…` goes and `unittest/case.py` stays."""
+    """Whether any part of the path names a test: `unittest/test/…` goes and `unittest/case.py` stays."""
     return any(part in TEST_DIRS or part.startswith("test_") for part in PurePosixPath(path.lower()).parts)
 
 
@@ -59,7 +59,7 @@ def is_table(text: str) -> bool:
 
 
 def sources(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (relative POSIX path, text) of every readable, non-table `.py` file under root, sorted by path."""
+    """Yield (relative POSIX path, text) of every readable `.py` file that is no table, by path."""
     for path in python_files(root):
         text = read(root / path)
         if text is not None and len(text) >= MIN_CHARS and not is_table(text):
@@ -67,14 +67,14 @@ def sources(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def python_files(root: Path) -> list[str]:
-    """Every `.py` path under root, installed packages apart; symbolic links to directories are not followed."""
+    """Every `.py` path under root but installed packages'; links to directories are not followed."""
     if not root.is_dir():
-        raise FileNotFoundError(f"There is no Python source at {root}; pass the folder of a standard library.")
-    paths = []
+        raise FileNotFoundError(f"No Python source at {root}; pass the folder of a standard library.")
+    paths: list[Path] = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in PACKAGE_DIRS]
-        paths += [(Path(folder) / name).relative_to(root).as_posix() for name in files if name.endswith(".py")]
-    return sorted(paths)
+        paths += [Path(folder, name) for name in files if name.endswith(".py")]
+    return sorted(path.relative_to(root).as_posix() for path in paths)
 
 
 def read(path: Path) -> str | None:

@@ -1,0 +1,1 @@
+"""How the demo model and its sparse autoencoders were trained; `python -m demo.train` runs it."""
