@@ -1,0 +1,76 @@
+"""Torch-free records of what a person or a file has decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated"]
+InputNorm = Literal["none", "layer_norm", "constant_norm"]
+Plain = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class SaeConfig:
+    """Everything about an SAE but its weights; `sae_backend.core.sae` says how each field is computed with."""
+
+    architecture: Architecture
+    #: batchtopk is the inference form: one threshold for all latents and tokens.
+    d_in: int
+    d_sae: int
+    d_out: int
+    #: Differs from d_in only in transcoders.
+    hook_name: str | None = None
+    #: TransformerLens spelling; None when the file does not say.
+    hook_name_out: str | None = None
+    #: The hook point a transcoder writes to; None for an SAE.
+    model_name: str | None = None
+    k: int | None = None
+    #: Latents kept per token; set for topk and for nothing else.
+    input_norm: InputNorm = "none"
+    #: layer_norm: (x - mean)/(std + 1e-5) with n-1 in std; constant_norm: x * sqrt(d_in)/|x|. Undone after decoding.
+    input_scale: float = 1.0
+    #: Constant factor on x, after input_norm and before b_dec is subtracted.
+    output_scale: float = 1.0
+    #: Constant factor on acts @ W_dec + b_dec; 1 / input_scale in an SAE.
+    subtract_b_dec: bool = False
+    #: The encoder reads x - b_dec.
+    rank_by_decoder_norm: bool = False
+    #: topk compares pre_acts * |W_dec row| and keeps pre_acts.
+    format: str = "saelens"
+    #: Which adapter of `checkpoints` read the file.
+    metadata: Mapping[str, Plain] = field(default_factory=dict, hash=False)
+    #: Small plain values for the page; nothing is computed from them.
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run computes. Two runs with equal fields, SAE and dataset give the same pages."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    #: Of the language model and the encoder's matmul; selection is on its results, statistics are float64.
+    batch_contexts: int = 16
+    #: Contexts in one forward; changes speed, never results.
+    shard_contexts: int = 256
+    #: Contexts of one claimable piece of work.
+    shard_latents: int = 1024
+    #: Latents of one claimable piece of work.
+    count_special: bool = False
+    #: Whether BOS, separators and padding are counted tokens.
+    seed: int = 0
+    #: Of the uniform draws.
+    top: int = 20
+    #: Top contexts kept for each latent.
+    per_interval: int = 5
+    #: Uniform draws from each of the 10 intervals.
+    random: int = 10
+    #: Uniform draws from all firings.
+    duplicate_reach: int = 8
+    #: Windows whose tokens within this many places of the peak are equal count as one top context.
+    fidelity_every: int = 8
+    #: One context in so many is decoded for MSE and FVU.
+    ce_contexts: int = 64
+    #: Contexts, evenly spaced, on which the three cross-entropies are measured.
+    max_l0: int = 4096
+    #: A mean number of active latents per token beyond this stops the run: the checkpoint is read wrongly.
