@@ -1,0 +1,106 @@
+"""Statistics of one latent: each with its place among those of the other latents, and what it means."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.safestring import SafeString, mark_safe
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One entry of the strip or of the table below it."""
+
+    name: SafeString
+    column: str
+    means: str  # its definition, one sentence
+    value: float | None
+    percentile: int | None  # among the latents of the SAE that fired
+
+    @property
+    def rank(self) -> str:
+        """The percentile in words."""
+        return "" if self.percentile is None else f"{ordinal(self.percentile)} percentile of the latents that fired"
+
+
+@dataclass(frozen=True)
+class _Definition:
+    column: str
+    name: str
+    means: str
+
+
+_DENSITY = _Definition("density", "Density", "Fraction of counted tokens with activation above 0")
+_DECODER = (
+    _Definition(
+        "dimensionality",
+        "D<sub>i</sub>",
+        "Feature dimensionality, 1 / Σ cos² with the decoder rows of live latents: 1 has a dimension to itself",
+    ),
+    _Definition("encoder_decoder_cos", "cos(enc, dec)", "Cosine of the encoder's column and the decoder's row"),
+    _Definition(
+        "decoder_norm",
+        "‖W<sub>dec</sub>‖",
+        "Norm of the decoder row in the checkpoint; activations on this page are those of a row of norm 1",
+    ),
+    _Definition("b_enc", "b<sub>enc</sub>", "Encoder bias"),
+    _Definition("nearest_cos", "Nearest cos", "Largest cosine with another decoder row of this SAE"),
+)
+STRIP = (
+    _DENSITY,
+    _Definition("max_act", "Max", "Largest activation, as the length of what the latent writes to the model"),
+    _Definition("mean_act", "Mean if active", "Mean over the tokens where it fires"),
+    _Definition("kurtosis", "Kurtosis", "Of the activations where it fires, m4 / m2²: a Gaussian has 3"),
+    *_DECODER,
+)
+_OPPOSING = _Definition("opposing_cos", "Opposing cos", "Smallest cosine with another decoder row of this SAE")
+DEAD_STRIP = (_DENSITY, *_DECODER, _OPPOSING)
+SHAPE = (
+    _Definition("std_act", "Standard deviation", "Over the tokens where it fires"),
+    _Definition("skewness", "Skewness", "Over the tokens where it fires"),
+    _Definition("kurtosis", "Kurtosis when active", "m4 / m2² over the tokens where it fires: a Gaussian has 3"),
+    _Definition("kurtosis_all", "Kurtosis over all tokens", "m4 / m2² over all counted tokens, zeros included"),
+    _Definition("kurtosis_zero", "Kurtosis about zero", "E[a⁴] / E[a²]² over all counted tokens: mostly restates density"),
+)
+WEIGHTS = (
+    _OPPOSING,
+    _Definition("logit_std", "Logit effect, std", "Standard deviation of the logit effects over the vocabulary"),
+    _Definition("logit_skewness", "Logit effect, skewness", "Positive where few tokens are strongly promoted"),
+    _Definition("logit_kurtosis", "Logit effect, kurtosis", "m4 / m2² over the vocabulary: a Gaussian has 3"),
+)
+
+
+def figures(definitions: Sequence[_Definition], row: Mapping[str, Any], quantiles: Mapping[str, Any]) -> list[Figure]:
+    """The figures that a latent's row has; undefined ones are kept."""
+    return [
+        Figure(mark_safe(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column))
+        for d in definitions
+    ]
+
+
+def _rank(quantiles: Mapping[str, Any], row: Mapping[str, Any], column: str) -> int | None:
+    """None for the density of a dead latent, which is below all of them."""
+    return None if column == "density" and not row["firings"] else percentile(quantiles.get(column), row[column])
+
+
+def percentile(quantiles: Sequence[float] | None, value: float | None) -> int | None:
+    """Where a value stands among 101 quantiles; the middle of those that equal it."""
+    if not quantiles or value is None:
+        return None
+    middle = (bisect_left(quantiles, value) + bisect_right(quantiles, value) - 1) / 2
+    return int(max(0, min(100, middle)))
+
+
+def ordinal(n: int) -> str:
+    """1st, 2nd, 11th."""
+    ending = "th" if 10 <= n % 100 <= 13 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"
+
+
+def decimals(top: float) -> int:
+    """How many an activation needs beside a largest one of this size: three significant digits."""
+    return max(0, min(4, 2 - math.floor(math.log10(top)))) if top > 0 else 1

@@ -1,0 +1,255 @@
+"""What the page of one latent shows: seven queries, none of them a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from django.http import QueryDict
+from django.utils.safestring import SafeString
+
+from browser import charts, figures
+from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Example, Row, examples, row
+from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
+from browser.queries.saes import ResolvedSae
+from browser.tokens import Vocabulary, chip
+from sae_backend import packing
+from sae_backend.models import Run
+from sae_backend.packing import N_INTERVALS, RANDOM, TOP
+
+LAYOUTS = ("kwic", "snip", "full")
+INTERVALS = {"top": TOP, **{f"b{i}": i for i in range(1, N_INTERVALS + 1)}, "rnd": RANDOM}
+SHOWN_EFFECTS = 10
+
+
+@dataclass(frozen=True)
+class View:
+    """How a page is looked at: its query string, with what is unknown ignored and defaults left out."""
+
+    interval: str = "top"
+    layout: str = "kwic"
+    whitespace: bool = False
+    context: str = ""  # "<context>-<position>" of a row that is open
+
+    @classmethod
+    def of(cls, query: QueryDict) -> View:
+        interval, layout = query.get("int", ""), query.get("view", "")
+        return cls(
+            interval if interval in INTERVALS else "top",
+            layout if layout in LAYOUTS else "kwic",
+            query.get("ws") == "1",
+            query.get("ctx", ""),
+        )
+
+    def query(self, **changes: Any) -> str:
+        """The query string, "" or beginning with "?", of this view with changes."""
+        v = replace(self, **changes)
+        given = QueryDict(mutable=True)
+        given.update({"int": v.interval, "view": v.layout, "ws": "1" if v.whitespace else "", "ctx": v.context})
+        for name, default in (("int", "top"), ("view", "kwic"), ("ws", ""), ("ctx", "")):
+            if given[name] == default:
+                del given[name]
+        return f"?{given.urlencode()}" if given else ""
+
+
+@dataclass(frozen=True)
+class Tab:
+    """A link to one interval's contexts."""
+
+    key: str
+    query: str
+    current: bool
+    firings: int
+    shown: int  # examples kept
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The open interval of a latent."""
+
+    template: ClassVar[str] = "browser/_contexts.html"
+    view: View
+    rows: list[Row]
+    top: float  # the latent's largest activation
+    decimals: int  # of printed activations
+    firings: int  # in the interval
+
+
+@dataclass(frozen=True)
+class Effect:
+    token: SafeString
+    effect: str
+    width: int  # per cent of the longest bar
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    index: int
+    cos: float
+    cosine: str
+    width: int  # per cent of 1
+    density: float | None
+    tokens: list[SafeString]  # its strongest, standing in for a label
+
+
+@dataclass(frozen=True)
+class LatentPage:
+    """One latent."""
+
+    template: ClassVar[str] = "browser/latent_detail.html"
+    resolved: ResolvedSae
+    index: int
+    view: View
+    status: str
+    strongest: list[SafeString]
+    firings: int
+    one_in: int  # tokens for one firing
+    tokens: int  # counted
+    bound: float | None  # of a dead latent's density
+    strip: list[figures.Figure]
+    shape: list[figures.Figure]
+    weights: list[figures.Figure]
+    chart: charts.ActivationChart | None
+    tabs: dict[str, Tab]
+    contexts: Contexts
+    promoted: list[Effect]
+    suppressed: list[Effect]
+    logit_chart: charts.LogitChart | None
+    nearest: list[Neighbour]
+    opposing: list[Neighbour]
+
+    @property
+    def address(self) -> str:
+        return self.resolved.address
+
+    @property
+    def previous(self) -> int:
+        return (self.index - 1) % self.resolved.sae.d_sae
+
+    @property
+    def next(self) -> int:
+        return (self.index + 1) % self.resolved.sae.d_sae
+
+    @property
+    def live_neighbour(self) -> Neighbour | None:
+        """The nearest that fired, for who meets a dead latent."""
+        return next((n for n in self.nearest if n.density), None)
+
+    @property
+    def bands(self) -> list[tuple[Tab, charts.Band]]:
+        return [(self.tabs[f"b{b.number}"], b) for b in self.chart.bands] if self.chart else []
+
+    @property
+    def dead(self) -> bool:
+        return self.status == "dead"
+
+
+def contexts(resolved: ResolvedSae, index: int, view: View) -> Contexts:
+    """Only the open interval, for the fragment."""
+    return _contexts(resolved, stored(resolved, index), view)
+
+
+def _contexts(resolved: ResolvedSae, latent: Stored, view: View) -> Contexts:
+    run, lm, number = resolved.run, resolved.sae.lm, INTERVALS[view.interval]
+    chosen = np.flatnonzero(latent.examples.interval == number).tolist()
+    words = vocabulary(lm)
+    found = examples(latent.examples, chosen, windows(run, lm.d_vocab, latent.examples.context[chosen]), words)
+    names = documents(run, (e.document for e in found))
+    rows = [
+        row(words, e, latent.top, names.get(e.document, f"document {e.document}"), _each_way(e, view, len(found)), e.key == view.context)
+        for e in found
+    ]
+    return Contexts(view, rows, latent.top, figures.decimals(latent.top), latent.firings_in(number))
+
+
+def _each_way(e: Example, view: View, rows: int) -> int:
+    """How many tokens to send on both sides of a peak, so that a page of any context length stays small."""
+    if e.key == view.context:
+        return OPEN_TOKENS // 2
+    return max(SENT, FULL_TOKENS // (2 * rows)) if view.layout == "full" else SENT
+
+
+def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
+    """Everything that one latent's page shows."""
+    latent, run, words = stored(resolved, index), resolved.run, vocabulary(resolved.sae.lm)
+    values, quantiles = latent.values, run.summary.get("quantiles", {})
+    chart = charts.activations(latent.histogram, latent.top) if values["firings"] and latent.top else None
+    nearest, opposing = _neighbours(run, latent.neighbours, words)
+    promoted, suppressed = _effects(latent.logits, words)
+    return LatentPage(
+        resolved,
+        index,
+        view,
+        status=values["status"],
+        strongest=[chip(words, t) for t in latent.strongest],
+        firings=values["firings"],
+        one_in=round(1 / values["density"]) if values["density"] else 0,
+        tokens=values["tokens"],
+        bound=values["density_bound"],
+        strip=figures.figures(figures.STRIP if values["firings"] else figures.DEAD_STRIP, values, quantiles),
+        shape=figures.figures(figures.SHAPE, values, quantiles),
+        weights=figures.figures(figures.WEIGHTS, values, quantiles),
+        chart=chart,
+        tabs=_tabs(latent, view),
+        contexts=_contexts(resolved, latent, view),
+        promoted=promoted,
+        suppressed=suppressed,
+        logit_chart=charts.logits(latent.logits, values["logit_std"]),
+        nearest=nearest,
+        opposing=opposing,
+    )
+
+
+def _tabs(latent: Stored, view: View) -> dict[str, Tab]:
+    """By key: the link to each interval, how often the latent fires in it, and how many examples there are."""
+    shown = np.bincount(latent.examples.interval, minlength=RANDOM + 1)
+    return {
+        key: Tab(
+            key,
+            view.query(interval=key, context="") or "?",
+            key == view.interval,
+            latent.firings_in(i),
+            int(shown[i]),
+        )
+        for key, i in INTERVALS.items()
+    }
+
+
+def _effects(x: packing.Logits, words: Vocabulary) -> tuple[list[Effect], list[Effect]]:
+    longest = max((abs(float(e)) for e in (*x.promoted_effect, *x.suppressed_effect)), default=0) or 1
+
+    def side(ids: Any, effects: Any) -> list[Effect]:
+        pairs = zip(ids.tolist(), effects.tolist(), strict=True)
+        return [Effect(chip(words, t), _signed(e), round(100 * abs(e) / longest)) for t, e in pairs]
+
+    n = SHOWN_EFFECTS
+    return side(x.promoted[:n], x.promoted_effect[:n]), side(x.suppressed[:n], x.suppressed_effect[:n])
+
+
+def _signed(x: float) -> str:
+    return f"{x:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _neighbours(run: Run, x: packing.Neighbours, words: Vocabulary) -> tuple[list[Neighbour], list[Neighbour]]:
+    """Nearest and opposing latents with what one query says of all of them."""
+    rows = neighbour_rows(run, [*x.nearest.tolist(), *x.opposing.tolist()])
+
+    def side(indices: Any, cosines: Any) -> list[Neighbour]:
+        return [_neighbour(i, c, rows.get(i, {}), words) for i, c in zip(indices.tolist(), cosines.tolist(), strict=True)]
+
+    return side(x.nearest, x.nearest_cos), side(x.opposing, x.opposing_cos)
+
+
+def _neighbour(index: int, cos: float, found: Mapping[str, Any], words: Vocabulary) -> Neighbour:
+    return Neighbour(
+        index,
+        cos,
+        _signed(cos),
+        round(100 * abs(cos)),
+        found.get("density"),
+        [chip(words, t) for t in found.get("strongest", [])],
+    )
+
+

@@ -1,0 +1,148 @@
+"""The rows of one latent and of what its page refers to, unpacked; run and dataset are always parameters."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from django.db import connection
+
+from browser.contexts import Window
+from browser.errors import LatentNotFound
+from browser.queries.saes import ResolvedSae
+from browser.tokens import Vocabulary
+from sae_backend import packing
+from sae_backend.models import STATUS_NAMES, LanguageModel, Run
+
+STATISTICS = (
+    "status firings density max_act mean_act std_act skewness kurtosis kurtosis_all kurtosis_zero decoder_norm b_enc"
+    " encoder_decoder_cos nearest_cos opposing_cos dimensionality logit_std logit_skewness logit_kurtosis"
+).split()
+PACKED = ("examples", "histogram", "logits", "neighbours")
+_LATENT = f"""
+    select l.strongest, l.{", l.".join(STATISTICS)}, p.{", p.".join(PACKED)}
+    from latent l join latent_page p on p.run_id = l.run_id and p.index = l.index
+    where l.run_id = %s and p.run_id = %s and l.index = %s and p.index = %s
+"""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A latent's two rows, unpacked."""
+
+    values: dict[str, Any]
+    strongest: list[int]
+    examples: packing.Examples
+    histogram: packing.Histogram
+    logits: packing.Logits
+    neighbours: packing.Neighbours
+
+    @property
+    def top(self) -> float:
+        return float(self.values["max_act"] or 0)
+
+    def firings_in(self, interval: int) -> int:
+        """Exact count of a band, or of all firings for the top and random examples."""
+        bands = self.histogram.intervals
+        return int(bands[interval - 1] if 1 <= interval <= len(bands) else self.values["firings"])
+
+
+def stored(resolved: ResolvedSae, index: int) -> Stored:
+    """One query; LatentNotFound outside 0 … d_sae − 1."""
+    run = resolved.run.pk
+    found = None
+    if index < resolved.sae.d_sae:
+        with connection.cursor() as cursor:
+            cursor.execute(_LATENT, [run, run, index, index])
+            found = cursor.fetchone()
+    if found is None:
+        raise LatentNotFound(resolved.sae, index, resolved.address)
+    strongest, *values = found[: -len(PACKED)]
+    blobs = dict(zip(PACKED, found[-len(PACKED) :], strict=True))
+    return Stored(
+        _statistics(resolved.run, values),
+        strongest,
+        packing.unpack_examples(blobs["examples"]),
+        packing.unpack_histogram(blobs["histogram"]),
+        packing.unpack_logits(blobs["logits"]),
+        packing.unpack_neighbours(blobs["neighbours"]),
+    )
+
+
+def _statistics(run: Run, values: Iterable[Any]) -> dict[str, Any]:
+    """The columns by name, the status as its word, and the bound that a dead latent's density has."""
+    out = dict(zip(STATISTICS, values, strict=True))
+    out["status"] = STATUS_NAMES[out["status"]]
+    out["tokens"] = counted_tokens(run)
+    out["density_bound"] = 3 / out["tokens"] if not out["firings"] and out["tokens"] else None
+    return out
+
+
+def counted_tokens(run: Run) -> int:
+    """N of every density: positions that are not special."""
+    return int(run.summary.get("tokens") or run.tokens_done or run.tokens_total)
+
+
+def vocabulary(lm: LanguageModel) -> Vocabulary:
+    """Kept in the process: a language model's vocabulary never changes."""
+    return _vocabulary(lm.sha256)
+
+
+@lru_cache(maxsize=8)
+def _vocabulary(sha256: str) -> Vocabulary:
+    blob = LanguageModel.objects.values_list("vocabulary", flat=True).get(sha256=sha256)
+    return Vocabulary(*packing.unpack_vocabulary(blob))
+
+
+def windows(run: Run, d_vocab: int, indices: Iterable[int]) -> dict[int, Window]:
+    """Contexts of the run's data set, by index."""
+    wanted = sorted({int(i) for i in indices})
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select index, document, position, tokens from context where dataset_id = %s and index = any(%s)",
+            [run.dataset_id, wanted],
+        )
+        dtype = packing.token_dtype(d_vocab)
+        return {i: Window(i, doc, pos, np.frombuffer(ids, dtype)) for i, doc, pos, ids in cursor.fetchall()}
+
+
+def documents(run: Run, indices: Iterable[int]) -> dict[int, str]:
+    """Names of documents."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select index, name from document where dataset_id = %s and index = any(%s)",
+            [run.dataset_id, sorted(set(indices))],
+        )
+        return dict(cursor.fetchall())
+
+
+def neighbour_rows(run: Run, indices: list[int]) -> dict[int, dict[str, Any]]:
+    """Density and strongest tokens of several latents, by index."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select index, density, strongest from latent where run_id = %s and index = any(%s)", [run.pk, indices]
+        )
+        return {i: {"density": density, "strongest": strongest} for i, density, strongest in cursor.fetchall()}
+
+
+def random_index(resolved: ResolvedSae) -> int:
+    """A latent that fired, each as likely; where nearly all are dead, the next one that fired after a random place."""
+    guesses = [random.randrange(resolved.sae.d_sae) for _ in range(32)]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select index from latent where run_id = %s and index = any(%s) and firings > 0", [resolved.run.pk, guesses]
+        )
+        alive = {i for (i,) in cursor.fetchall()}
+        for guess in guesses:
+            if guess in alive:
+                return guess
+        cursor.execute(
+            "select index from latent where run_id = %s and firings > 0 order by index < %s, index limit 1",
+            [resolved.run.pk, guesses[0]],
+        )
+        found = cursor.fetchone()
+    return int(found[0]) if found else guesses[0]

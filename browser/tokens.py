@@ -1,0 +1,265 @@
+"""Tokens as people read them: every token's own bytes become escaped, display-ready text, once, on the server.
+
+Tokens that hold parts of a character are grouped with the tokens that hold its other parts; each part is a
+cell of its own, in hexadecimal, and keeps its own activation. What is shown can be turned back into the text:
+line ends and other invisible characters stand in an <i>, whatever else differs is in data-r.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+
+LONG = 24  # characters from which a token is cut in a row
+LEVELS = 8  # steps of the activation ramp, l1 … l8
+# Format characters that shape the letters beside them, and spaces: named only where nothing else is to be seen.
+_SOFT = {"\u200c", "\u200d", *map(chr, range(0xFE00, 0xFE10))}
+_BLANK_LETTERS = {"\u034f", "\u115f", "\u1160", "\u3164", "\uffa0"}
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Consecutive tokens start ≤ i < stop that only together are whole characters; most have one token."""
+
+    start: int
+    stop: int
+    text: str  # U+FFFD for bytes that form no character
+
+
+@dataclass(frozen=True, slots=True)
+class Glyph:
+    """How one vocabulary entry is drawn: CSS classes, escaped content, and its text if it is whole characters."""
+
+    classes: str
+    html: str
+    text: str
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every token's own bytes by id, and which are special; glyphs are made when first asked for."""
+
+    tokens: list[bytes]
+    special: list[bool]
+    _glyphs: dict[int, Glyph] = field(default_factory=dict, repr=False, compare=False)
+
+    def token(self, id: int) -> bytes:
+        """Its bytes; none for an id beyond the vocabulary (models pad theirs)."""
+        return self.tokens[id] if id < len(self.tokens) else b""
+
+    def is_special(self, id: int) -> bool:
+        return id >= len(self.tokens) or self.special[id]
+
+    def is_separator(self, id: int) -> bool:
+        """Whether a document begins after it: special, and not a run of spaces that a tokenizer added."""
+        return self.is_special(id) and bool(self.token(id).strip())
+
+    def glyph(self, id: int) -> Glyph:
+        if (known := self._glyphs.get(id)) is None:
+            known = self._glyphs[id] = _glyph(id, self.token(id), self.is_special(id))
+        return known
+
+    def text(self, id: int) -> str:
+        """One token alone as plain text, hexadecimal where it is part of a character."""
+        glyph = self.glyph(id)
+        return glyph.text if glyph.whole else _hex(self.token(id))
+
+
+def groups(tokens: Sequence[bytes]) -> list[Group]:
+    """Partition tokens so that no character is divided; the texts join to the bytes decoded with replacement."""
+    data = b"".join(tokens)
+    lone = _lone_continuations(data)
+    out, start, at, begun = [], 0, 0, 0
+    for i, token in enumerate(tokens):
+        at += len(token)
+        if at < len(data) and data[at] & 0xC0 == 0x80 and at not in lone:
+            continue  # the next token goes on with this one's last character
+        out.append(Group(start, i + 1, data[begun:at].decode("utf-8", "replace")))
+        start, begun = i + 1, at
+    return out
+
+
+def _lone_continuations(data: bytes) -> set[int]:
+    """Offsets at which a malformed sequence begins."""
+    found, at = set(), 0
+    while at < len(data):
+        try:
+            data[at:].decode()
+            break
+        except UnicodeDecodeError as error:
+            found.add(at + error.start)
+            at += error.end
+    return found
+
+
+def strings(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
+    """One string a token, joining to the text: a character in several tokens is given by the first of them."""
+    out = [""] * len(ids)
+    for group in groups([vocabulary.token(i) for i in ids]):
+        out[group.start] = group.text
+    return out
+
+
+def direction(text: str) -> str:
+    """"rtl" where most letters are written from right to left, else nothing."""
+    if not text or max(text) < "\u0590":
+        return ""
+    kinds = [unicodedata.bidirectional(c) for c in text]
+    return "rtl" if kinds.count("R") + kinds.count("AL") > kinds.count("L") else ""
+
+
+def level(act: float, top: float) -> int:
+    """Step 1 … 8 of the ramp, linear in activation over the latent's maximum; 0 where it does not fire."""
+    return 0 if act <= 0 or top <= 0 else min(LEVELS, max(1, math.ceil(LEVELS * act / top - 1e-6)))
+
+
+def chip(vocabulary: Vocabulary, id: int, step: int = 0) -> SafeString:
+    """One token by itself, at a step of the ramp or (0) neutral."""
+    glyph = vocabulary.glyph(id)
+    ramp = f" l{step}" if step else ""
+    mark = "◌" if glyph.whole and glyph.text and unicodedata.combining(glyph.text[0]) else ""
+    return mark_safe(f'<span class="tki {glyph.classes}{ramp}">{mark}{glyph.html}</span>')
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The markup of one group of a row."""
+
+    start: int
+    stop: int
+    html: str
+
+
+def units(vocabulary: Vocabulary, ids: Sequence[int], acts: Sequence[float], peak: int, top: float) -> list[Unit]:
+    """Markup of each group of consecutive tokens; `peak` is the place of the strongest one in ids."""
+    glyphs = [vocabulary.glyph(i) for i in ids]
+    out: list[Unit] = []
+    at, n = 0, len(ids)
+    while at < n:
+        if glyphs[at].whole:
+            out.append(Unit(at, at + 1, _span(glyphs[at].classes, glyphs[at].html, acts[at], top, at == peak)))
+            at += 1
+            continue
+        stop = next((j for j in range(at, n) if glyphs[j].whole), n)
+        out.extend(_divided([vocabulary.token(i) for i in ids[at:stop]], at, acts, peak, top))
+        at = stop
+    return out
+
+
+def _divided(tokens: list[bytes], at: int, acts: Sequence[float], peak: int, top: float) -> Iterator[Unit]:
+    """Units of tokens that are no whole characters by themselves."""
+    for group in groups(tokens):
+        cells = []
+        for j in range(group.start, group.stop):
+            content, classes = _part(tokens[j])
+            raw = group.text if group.stop - group.start == 1 else None
+            cells.append(_span(classes, content, acts[at + j], top, at + j == peak, raw))
+        html = "".join(cells)
+        if len(cells) > 1:
+            character = _divided_characters(tokens[group.start : group.stop])
+            kept = "" if character == group.text else f' data-r="{escape(group.text)}"'
+            html = f'<span class=bys data-ch="{escape(character)}"{kept}>{html}</span>'
+        yield Unit(at + group.start, at + group.stop, html)
+
+
+def _span(classes: str, html: str, act: float, top: float, peak: bool, raw: str | None = None) -> str:
+    if act > 0:
+        classes = f"l{level(act, top)} pk {classes}" if peak else f"l{level(act, top)} {classes}"
+    attributes = _class(classes.rstrip()) + (f" data-a={act:.4g}" if act > 0 else "")
+    kept = "" if raw is None else f' data-r="{escape(raw)}"'
+    return f"<span{attributes}{kept}>{html}</span>"
+
+
+def _class(classes: str) -> str:
+    if not classes:
+        return ""
+    return f' class="{classes}"' if " " in classes else f" class={classes}"
+
+
+@lru_cache(maxsize=4096)
+def _part(token: bytes) -> tuple[str, str]:
+    """Content and classes of a token with parts of characters: hexadecimal around what is whole."""
+    head, middle, tail = _split(token)
+    shown = [_hex(head), _shown(middle.strip()) if middle.strip() else "", _hex(tail)]
+    spaced = middle.startswith(" ") and not head
+    return " " * spaced + " ".join(filter(None, shown)), "by s" if spaced else "by"
+
+
+def _split(token: bytes) -> tuple[bytes, str, bytes]:
+    """The end of a character, whole characters, the beginning of one; malformed bytes count as the beginning."""
+    a = 0
+    while a < len(token) and token[a] & 0xC0 == 0x80:
+        a += 1
+    try:
+        return token[:a], token[a:].decode(), b""
+    except UnicodeDecodeError as error:
+        b = a + error.start
+        return token[:a], token[a:b].decode(), token[b:]
+
+
+def _divided_characters(tokens: list[bytes]) -> str:
+    """The characters of a group that lie in more than one token."""
+    data = b"".join(tokens)
+    cut, at = set(), 0
+    for token in tokens[:-1]:
+        at += len(token)
+        cut.add(at)
+    text, offset, found = data.decode("utf-8", "surrogateescape"), 0, ""
+    for character in text:
+        width = len(character.encode("utf-8", "surrogateescape"))
+        if any(c in cut for c in range(offset + 1, offset + width)):
+            found += character
+        offset += width
+    if "\udc80" <= max(found, default="\udc80") <= "\udcff":
+        return "\ufffd"
+    return found if all(map(_is_visible, found)) else " ".join(f"U+{ord(c):04X}" for c in found)
+
+
+def _hex(data: bytes) -> str:
+    return data.hex(" ").upper()
+
+
+def _glyph(id: int, token: bytes, special: bool) -> Glyph:
+    if not token:
+        return Glyph("sp", f'<i class=u data-r="">id {id}</i>', "", True)
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        content, classes = _part(token)
+        return Glyph(classes, content, token.decode("utf-8", "replace"), False)
+    if special:
+        return Glyph("sp", _shown(text), text, True)
+    classes = [name for name, on in (("s", text[0] == " "), ("lng", len(text) > LONG)) if on]
+    return Glyph(" ".join(classes), _shown(text), text, True)
+
+
+def _shown(text: str) -> str:
+    """Escaped text with a sign for each character that would not be seen."""
+    blank = not any(_is_visible(c) for c in text)
+    return "".join(_sign(c, blank) for c in text)
+
+
+def _is_visible(c: str) -> bool:
+    kind = unicodedata.category(c)
+    return kind not in _INVISIBLE and kind != "Zs" and c not in _SOFT and c not in _BLANK_LETTERS
+
+
+def _sign(c: str, blank: bool) -> str:
+    if c == "\n":
+        return "<i class=nl>↵</i>"
+    if c == "\t":
+        return "<i class=tb>⇥</i>"
+    if c == " " or _is_visible(c):
+        return str(escape(c))
+    if c < " ":
+        return f"<i class=u>{chr(0x2400 + ord(c))}</i>"
+    soft = c in _SOFT or unicodedata.category(c) == "Zs"
+    return c if soft and not blank else f"<i class=u>U+{ord(c):04X}</i>"
