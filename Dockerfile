@@ -16,4 +16,4 @@ RUN pip install --no-cache-dir "$(grep '^torch==' requirements.txt)" \
 COPY . .
 USER 1000
 EXPOSE 8000
-CMD ["gunicorn", "browser.wsgi:application", "--bind", "0.0.0.0:8000", "--threads", "16", "--timeout", "120"]
+CMD ["gunicorn", "browser.wsgi:application", "--bind", "0.0.0.0:8000", "--threads", "16", "--no-control-socket"]

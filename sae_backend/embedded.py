@@ -149,9 +149,9 @@ class Servers:
     def stop(self) -> None:
         """Stop both in order; quick for PostgreSQL means after its checkpoint."""
         if child := self._children.pop("redis", None):
-            processes.stop(child, (signal.SIGTERM, 20))
+            processes.stop([child], (signal.SIGTERM, 20))
         if child := self._children.pop("postgres", None):
-            processes.stop(child, (signal.SIGINT, 60), (signal.SIGQUIT, 10))
+            processes.stop([child], (signal.SIGINT, 60), (signal.SIGQUIT, 10))
         if self._lock is not None:
             shutil.rmtree(self.run, ignore_errors=True)
             self._lock.close()

@@ -27,8 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MANAGE = [sys.executable, str(ROOT / "manage.py")]
 HEALTHY_SECONDS = 120.0
 RESTARTS = 3  # of one child, before the site gives up
-WEB_STOP = ((signal.SIGTERM, 3.0), (signal.SIGQUIT, 1.0))
-WORKER_STOP = ((signal.SIGTERM, 2.0), (signal.SIGQUIT, 3.0))  # a task that is killed is done again
+STOP = ((signal.SIGTERM, 3.0), (signal.SIGQUIT, 3.0))  # a task that is killed is done again
 
 
 class LaunchError(Exception):
@@ -45,7 +44,6 @@ class Child:
 
     name: str
     command: list[str]
-    steps: tuple[tuple[int, float], ...]
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
 
@@ -134,7 +132,7 @@ class Launcher:
                 self.check()
                 time.sleep(0.1)
         finally:
-            processes.stop(process, (signal.SIGTERM, 3.0))
+            processes.stop([process], (signal.SIGTERM, 3.0))
         return process.returncode
 
     def stay(self) -> None:
@@ -143,25 +141,24 @@ class Launcher:
             time.sleep(0.5)
 
     def stop(self) -> None:
-        """Stop the web server, the workers, then the servers that they use."""
-        for child in self.children:
-            if child.process is not None:
-                processes.stop(child.process, *child.steps)
+        """Stop the web server and the workers, then the servers that they use."""
+        processes.stop([child.process for child in self.children if child.process is not None], *STOP)
         if self.servers is not None:
             self.servers.stop()
 
 
 def web(host: str, port: int) -> Child:
     """One process of many threads: pages wait for the database, not for the interpreter."""
-    options = ["--bind", f"{host}:{port}", "--threads", "16", "--timeout", "120", "--graceful-timeout", "3"]
-    return Child("web", [sys.executable, "-m", "gunicorn", "browser.wsgi:application", *options], WEB_STOP)
+    options = f"--bind {host}:{port} --threads 16 --timeout 120 --graceful-timeout 3 --no-control-socket"
+    return Child("web", [sys.executable, "-m", "gunicorn", "browser.wsgi:application", *options.split()])
 
 
 def worker(queue: str) -> Child:
     """A worker without forks: a child forked from a process that has used torch hangs."""
-    options = ["--pool=solo", f"--queues={queue}", f"--hostname={queue}-{os.getpid()}@%h", "--loglevel=INFO"]
-    command = [sys.executable, "-m", "celery", "-A", "sae_backend", "worker", *options, "--without-gossip"]
-    return Child(queue, command, WORKER_STOP)
+    options = f"--pool=solo --queues={queue} --hostname={queue}-{os.getpid()}@%h --loglevel=INFO"
+    alone = ["--without-gossip", "--without-mingle"]  # workers that ask each other nothing start a second sooner
+    command = [sys.executable, "-m", "celery", "-A", "sae_backend", "worker", *options.split(), *alone]
+    return Child(queue, command)
 
 
 def healthy(url: str) -> bool:
@@ -186,6 +183,16 @@ def claim_port(host: str, port: int) -> None:
             ) from error
 
 
+def build_static(launcher: Launcher) -> None:
+    """Collect and compress the static files, which takes seconds, where they or the packages have changed."""
+    built = launcher.var / "static.built"
+    sources = [ROOT / "requirements.txt", ROOT / "sae_backend" / "settings.py", *(ROOT / "static").rglob("*")]
+    state = "".join(f"{path} {path.stat().st_mtime_ns}\n" for path in sorted(sources))
+    if not built.exists() or built.read_text() != state:
+        launcher.prepare("collectstatic", "--no-input", "--clear")
+        built.write_text(state)
+
+
 def start_site(launcher: Launcher) -> str:
     """Bring everything up; the address."""
     host, port = os.environ.get("HOST") or "127.0.0.1", int(os.environ.get("PORT") or 8000)
@@ -193,7 +200,7 @@ def start_site(launcher: Launcher) -> str:
     say("Starting PostgreSQL and Redis …")
     launcher.start_servers()
     launcher.prepare("migrate", "--no-input")
-    launcher.prepare("collectstatic", "--no-input")
+    build_static(launcher)
     say("Starting the web server and the workers …")
     launcher.start(web(host, port))
     for queue in ("compute", "interactive"):

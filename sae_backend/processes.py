@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,19 +63,17 @@ def spawn(
         )
 
 
-def stop(process: subprocess.Popen[bytes], *steps: tuple[int, float]) -> None:
-    """Send each signal in turn and wait its seconds until the process has ended; SIGKILL is the last."""
+def stop(children: Sequence[subprocess.Popen[bytes]], *steps: tuple[signal.Signals, float]) -> None:
+    """Send each signal in turn to those that still run and wait its seconds; SIGKILL is the last."""
     for step, seconds in steps:
-        if process.poll() is not None:
-            return
-        process.send_signal(step)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            continue
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+        deadline = time.monotonic() + seconds
+        for child in children:
+            child.send_signal(step)  # nothing to one that has ended
+        while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    for child in children:
+        child.kill()
+        child.wait()
 
 
 def tail(log: Path, lines: int = 15) -> str:
