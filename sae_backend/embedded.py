@@ -195,7 +195,8 @@ class Servers:
         command: Command = [*account.prefix, BINARIES / "initdb", "-D", fresh, *options]
         child = processes.spawn(command, self.log("initdb"), signal.SIGKILL, cwd=fresh, user=account.user)
         if child.wait() != 0:
-            raise ServersError(f"PostgreSQL's initdb failed:\n{processes.tail(self.log('initdb'))}")
+            whom = "" if account.user is None else f" (run as {_user_name(account.user)}, since not as root)"
+            raise ServersError(f"PostgreSQL's initdb{whom} failed:\n{processes.tail(self.log('initdb'))}")
         fresh.rename(self.pg)
 
     def _start_redis(self) -> None:

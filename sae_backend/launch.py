@@ -156,7 +156,7 @@ def web(host: str, port: int) -> Child:
 def worker(queue: str) -> Child:
     """A worker without forks: a child forked from a process that has used torch hangs."""
     options = f"--pool=solo --queues={queue} --hostname={queue}-{os.getpid()}@%h --loglevel=INFO"
-    alone = ["--without-gossip", "--without-mingle"]  # workers that ask each other nothing start a second sooner
+    alone = ["--without-gossip", "--without-mingle"]  # asking other workers takes a second
     command = [sys.executable, "-m", "celery", "-A", "sae_backend", "worker", *options.split(), *alone]
     return Child(queue, command)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def _start(config: pytest.Config) -> None:
 
     directory = Path(tempfile.mkdtemp(prefix="latents-tests-", dir="/tmp"))
     directory.chmod(0o755)  # PostgreSQL may run as nobody
+    os.environ["XDG_RUNTIME_DIR"] = str(directory)  # sockets of servers that tests kill go with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # CI's time limit cleans up like Ctrl-C
     servers = Servers(directory, throwaway=True)
     config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
     config.add_cleanup(servers.stop)
