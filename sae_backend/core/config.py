@@ -13,7 +13,7 @@ Plain = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class SaeConfig:
-    """Everything about an SAE but its weights; `sae_backend.core.sae` says how each field is computed with."""
+    """Everything about an SAE but its weights; `sae_backend.core.sae` has the equations."""
 
     architecture: Architecture
     #: batchtopk is the inference form: one threshold for all latents and tokens.
@@ -29,7 +29,7 @@ class SaeConfig:
     k: int | None = None
     #: Latents kept per token; set for topk and for nothing else.
     input_norm: InputNorm = "none"
-    #: layer_norm: (x - mean)/(std + 1e-5) with n-1 in std; constant_norm: x * sqrt(d_in)/|x|. Undone after decoding.
+    #: layer_norm: (x - mean)/(std + 1e-5), n-1 in std; constant_norm: x * sqrt(d_in)/|x|. Undone by decode.
     input_scale: float = 1.0
     #: Constant factor on x, after input_norm and before b_dec is subtracted.
     output_scale: float = 1.0

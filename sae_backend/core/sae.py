@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -99,7 +99,7 @@ def _threshold(sae: SparseAutoencoder, pre_acts: Tensor) -> SparseActs:
 
 
 def _gated(sae: SparseAutoencoder, pre_acts: Tensor) -> SparseActs:
-    """Gate on pre_acts + b_gate > 0 with value relu(pre_acts * exp(r_mag) + b_mag); active where both are positive."""
+    """Gate on pre_acts + b_gate > 0, with value pre_acts * exp(r_mag) + b_mag where that is positive too."""
     assert sae.b_gate is not None and sae.r_mag is not None and sae.b_mag is not None
     magnitude = pre_acts * sae.r_mag.exp() + sae.b_mag
     return _gather((pre_acts + sae.b_gate > 0) & (magnitude > 0), magnitude)
@@ -112,13 +112,15 @@ def _topk(sae: SparseAutoencoder, pre_acts: Tensor) -> SparseActs:
     latent = top_k(ranked, sae.cfg.k).sort(dim=1).values
     values = pre_acts.gather(1, latent)
     token, column = (values > 0).nonzero(as_tuple=True)
-    return SparseActs(token, latent[token, column].int(), values[token, column], (len(pre_acts), pre_acts.shape[1]))
+    return SparseActs(
+        token, latent[token, column].int(), values[token, column], (len(pre_acts), pre_acts.shape[1])
+    )
 
 
 def top_k(values: Tensor, k: int) -> Tensor:
-    """Return the [n k] column numbers of the k largest of each row, of equal values the lowest columns, unsorted.
+    """Return [n k] columns of the k largest values of each row, of equal values the lowest columns, unsorted.
 
-    torch.topk leaves open which of several equal values it takes; only rows with a tie at rank k are sorted again.
+    torch.topk leaves open which of equal values it takes; only rows with a tie at rank k are sorted again.
     """
     top = values.topk(min(k + 1, values.shape[1]), dim=1)
     index = top.indices[:, :k]
@@ -141,7 +143,7 @@ SELECT: dict[str, Callable[[SparseAutoencoder, Tensor], SparseActs]] = {
 
 @dataclass(eq=False)
 class SparseAutoencoder:
-    """Weights in float32, in the orientation of SAELens, with the checkpoint's own scale; ValueError on wrong shapes."""
+    """Weights in float32, oriented as in SAELens, on the checkpoint's own scale; ValueError on wrong shapes."""
 
     cfg: SaeConfig
     W_enc: Tensor
@@ -203,13 +205,12 @@ class SparseAutoencoder:
     def decode(self, acts: SparseActs | Tensor, x: Tensor | None = None) -> Tensor:
         """Return the reconstruction [.. d_out] ([n d_out] of SparseActs) in the language model's own units.
 
-        Where undoing the input normalisation or the skip path needs the input and x is None, the most recent encode's
+        Where the input normalisation or W_skip needs the input and x is None, that of the most recent encode
         is used if it had as many tokens; otherwise ValueError.
         """
         leading = (acts.shape[0],) if isinstance(acts, SparseActs) else acts.shape[:-1]
         undo = self._undo(math.prod(leading), x)
-        recon = torch.addmm(self.b_dec, acts.reshape(-1, self.cfg.d_sae), self.W_dec) if isinstance(
-            acts, Tensor) else self._sum_rows(acts)
+        recon = self._sum_rows(acts) if isinstance(acts, SparseActs) else self._multiply(acts)
         recon = undo.apply(recon if self.cfg.output_scale == 1.0 else recon * self.cfg.output_scale)
         if self.W_skip is not None and undo.skipped is not None:
             recon = torch.addmm(recon, undo.skipped, self.W_skip)
@@ -229,13 +230,13 @@ class SparseAutoencoder:
         return self.W_dec.norm(dim=1) * self.cfg.output_scale
 
     def canonical_scale(self, x: Tensor) -> Tensor:
-        """Return [n], the token's factor of the canonical scale: 1 unless the input is normalised per token."""
+        """Return [n], each token's factor of the canonical scale: 1 unless inputs are normalised per token."""
         flat = self._flatten(x)
         scale = self._statistics(flat).scale
         return flat.new_ones(len(flat)) if scale is None else scale.squeeze(1)
 
     def identity(self) -> str:
-        """Return 64 hex digits that depend on what is computed and where, not on names, metadata or file format."""
+        """Return 64 hex digits of what is computed and where; names, metadata and file format do not matter."""
         digest = hashlib.sha256(json.dumps(_computed_fields(self.cfg), sort_keys=True).encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name}{list(tensor.shape)}".encode())
@@ -249,8 +250,12 @@ class SparseAutoencoder:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to(self, device: torch.device | str) -> SparseAutoencoder:
-        """Return this SAE with its weights on device, in float32 as ever."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        """Return this SAE with its weights on device, float32 as ever; itself if they are there already."""
+        if self.device == torch.device(device):
+            return self
+        return SparseAutoencoder(
+            self.cfg, **{name: tensor.to(device) for name, tensor in self.tensors().items()}
+        )
 
     @property
     def device(self) -> torch.device:
@@ -287,6 +292,11 @@ class SparseAutoencoder:
             raise ValueError(f"Decoding {n} tokens of this SAE needs their input: pass x with {n} rows.")
         return undo
 
+    def _multiply(self, acts: Tensor) -> Tensor:
+        if acts.shape[-1] != self.cfg.d_sae:
+            raise ValueError(f"acts is {_times(acts.shape)}; this SAE has {self.cfg.d_sae} latents.")
+        return torch.addmm(self.b_dec, acts.reshape(-1, self.cfg.d_sae).float(), self.W_dec)
+
     def _sum_rows(self, acts: SparseActs) -> Tensor:
         counts = acts.counts()
         starts = (counts.cumsum(0) - counts).int()
@@ -300,13 +310,18 @@ def _check_config(cfg: SaeConfig) -> None:
     if min(cfg.d_in, cfg.d_sae, cfg.d_out) < 1:
         raise ValueError(f"d_in {cfg.d_in}, d_sae {cfg.d_sae} and d_out {cfg.d_out} must all be at least 1.")
     if (cfg.k is not None) != (cfg.architecture == "topk"):
-        raise ValueError(f"k is {cfg.k}; a topk SAE needs it, and a {cfg.architecture} SAE has none."
-                         if cfg.architecture != "topk" else "k is missing; a topk SAE needs it.")
+        raise ValueError(
+            f"k is {cfg.k}; a topk SAE needs it, and a {cfg.architecture} SAE has none."
+            if cfg.architecture != "topk"
+            else "k is missing; a topk SAE needs it."
+        )
     if cfg.k is not None and (isinstance(cfg.k, bool) or not 1 <= cfg.k <= cfg.d_sae):
         raise ValueError(f"k is {cfg.k}; it must be a whole number from 1 to d_sae, {cfg.d_sae}.")
     if cfg.subtract_b_dec and cfg.d_in != cfg.d_out:
-        raise ValueError(f"b_dec has {cfg.d_out} numbers and cannot be subtracted from an input of {cfg.d_in}.")
-    if cfg.input_norm != "none" and cfg.hook_name_out is not None:
+        raise ValueError(
+            f"b_dec has {cfg.d_out} numbers and cannot be subtracted from an input of {cfg.d_in}."
+        )
+    if cfg.input_norm != "none" and (cfg.hook_name_out is not None or cfg.d_in != cfg.d_out):
         raise ValueError("A transcoder's output cannot be mapped back through its input normalisation.")
 
 
@@ -322,8 +337,16 @@ def _expected_shapes(cfg: SaeConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _computed_fields(cfg: SaeConfig) -> dict[str, object]:
     """Return the fields that change what is computed; batchtopk is jumprelu with equal thresholds."""
-    names = ("k", "input_norm", "input_scale", "output_scale", "subtract_b_dec", "rank_by_decoder_norm",
-             "hook_name", "hook_name_out")
+    names = (
+        "k",
+        "input_norm",
+        "input_scale",
+        "output_scale",
+        "subtract_b_dec",
+        "rank_by_decoder_norm",
+        "hook_name",
+        "hook_name_out",
+    )
     architecture = "jumprelu" if cfg.architecture == "batchtopk" else cfg.architecture
     return {"architecture": architecture} | {name: getattr(cfg, name) for name in names}
 

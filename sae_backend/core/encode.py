@@ -1,0 +1,90 @@
+"""The encoder over every latent at once, in blocks of columns, keeping only what fires.
+
+Cost: one matmul [n d_in] × [d_in d_sae] and, for TopK, one look at each pre-activation while it is in cache.
+A dense [n d_sae] is never held beyond one block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sae_backend.core import kernels
+from sae_backend.core.sae import SparseAutoencoder
+
+_ROWS, _COLUMNS = 2048, 2048  # of one block of pre-activations: 8 MB in bfloat16
+_BITS = {torch.bfloat16: (torch.int16, 16), torch.float16: (torch.int16, 13), torch.float32: (torch.int32, 0)}
+
+
+@dataclass(frozen=True)
+class Firings:
+    """What fires in n tokens, in token order: compressed rows of the sparse activations."""
+
+    indptr: npt.NDArray[np.int64]  # [n + 1]
+    latent: npt.NDArray[np.int32]  # [nnz] ascending within a token
+    act: npt.NDArray[np.float32]  # [nnz] positive, on the checkpoint's own scale
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The token of each firing."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+
+class BlockEncoder:
+    """Equals SparseAutoencoder.encode up to the rounding of `dtype`, at the speed of its matmul."""
+
+    def __init__(self, sae: SparseAutoencoder, dtype: torch.dtype = torch.float32) -> None:
+        self.sae = sae
+        self.dtype = dtype
+        self.fast = sae.cfg.architecture == "topk" and not sae.cfg.rank_by_decoder_norm and sae.W_enc.device.type == "cpu"
+        if self.fast:
+            W, b = sae.W_enc.to(dtype), sae.b_enc.to(dtype)
+            self.blocks = [
+                (W[:, c : c + _COLUMNS].contiguous(), b[c : c + _COLUMNS].contiguous())
+                for c in range(0, sae.cfg.d_sae, _COLUMNS)
+            ]
+
+    @torch.no_grad()
+    def __call__(self, hidden: Tensor) -> Firings:
+        """Firings of hidden [n d_in]."""
+        parts = [self._rows(hidden[r : r + _ROWS]) for r in range(0, len(hidden), _ROWS)]
+        counts = np.concatenate([np.diff(p.indptr) for p in parts])
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Firings(indptr, np.concatenate([p.latent for p in parts]), np.concatenate([p.act for p in parts]))
+
+    def _rows(self, hidden: Tensor) -> Firings:
+        return self._topk(hidden) if self.fast else self._generic(hidden)
+
+    def _generic(self, hidden: Tensor) -> Firings:
+        acts = self.sae.encode(hidden.float())
+        counts = torch.bincount(acts.token, minlength=len(hidden)).cpu().numpy()
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Firings(indptr, acts.latent.cpu().numpy().astype(np.int32), acts.value.cpu().numpy())
+
+    def _topk(self, hidden: Tensor) -> Firings:
+        k = int(self.sae.cfg.k or 0)
+        n, cap = len(hidden), 4 * k + 1
+        values, indices = np.empty((n, cap), np.int32), np.empty((n, cap), np.int32)
+        counts, bounds = np.zeros(n, np.int32), np.zeros(n, np.int32)
+        x = self.sae.normalise(hidden.float()).x.to(self.dtype)
+        as_bits, shift = _BITS[self.dtype]
+        col = 0
+        for W, b in self.blocks:
+            pre = torch.addmm(b, x, W)  # [n columns]
+            kernels.topk_block(pre.view(as_bits).numpy(), col, k, values, indices, counts, bounds)
+            col += W.shape[1]
+        chosen = np.empty((n, k), np.int32)
+        kernels.topk_finish(values, indices, counts, k, chosen)
+        kept = chosen >= 0
+        bits = values[:, :k][kept]
+        act = self._floats(bits, shift)
+        indptr = np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int64)
+        return Firings(indptr, chosen[kept], act)
+
+    def _floats(self, bits: npt.NDArray[np.int32], shift: int) -> npt.NDArray[np.float32]:
+        if self.dtype == torch.float16:
+            return bits.astype(np.int16).view(np.float16).astype(np.float32)
+        return (bits << shift).view(np.float32)

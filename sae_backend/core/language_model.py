@@ -1,0 +1,260 @@
+"""The language model: loaded once, run up to a hook point, spliced for interventions.
+
+TransformerLens' bridge names the hook points and does the interventions. Where one tensor is captured from many
+tokens, the plain Hugging Face forward runs instead, with fused attention, and stops at that module: the bridge's
+hooks and eager attention cost twice as much. `capture` proves at the first call that both give the same tensor.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# TransformerLens hook → (component of the bridge, its input or its output)
+_SITES = {
+    "hook_resid_pre": ("blocks.{}", "in"),
+    "hook_resid_mid": ("blocks.{}.ln2", "in"),
+    "hook_resid_post": ("blocks.{}", "out"),
+    "hook_attn_out": ("blocks.{}.attn", "out"),
+    "hook_mlp_out": ("blocks.{}.mlp", "out"),
+    "attn.hook_z": ("blocks.{}.attn.o", "in"),
+    "mlp.hook_post": ("blocks.{}.mlp.out", "in"),
+}
+_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+class LanguageModelError(Exception):
+    """A language model that cannot be used, with a sentence that says what to do."""
+
+
+class _Captured(Exception):
+    """Raised inside a forward to stop it once the wanted tensor is there."""
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """What a residual-stream direction does to the logits: W [d_model d_vocab], the final norm folded in."""
+
+    weight: Tensor
+
+
+class LM:
+    """A causal language model with its tokenizer; `capture` and `splice` are what runs need."""
+
+    def __init__(self, hf_model: nn.Module, tokenizer: Any, source: str) -> None:
+        self.hf = hf_model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.source = source
+        self._bridge: Any = None
+        self._proved: dict[str, bool] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def config(self) -> Any:
+        return self.hf.config
+
+    @property
+    def bridge(self) -> Any:
+        """TransformerLens' view of the same weights (parameters are shared, not copied)."""
+        if self._bridge is None:
+            from transformer_lens.model_bridge import TransformerBridge
+
+            shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
+            twin = copy.deepcopy(self.hf, shared)
+            self._bridge = TransformerBridge.boot_transformers(
+                self.source, hf_model=twin, tokenizer=self.tokenizer, device=str(self.device), dtype=self.dtype
+            )
+            self._bridge.eval()
+        return self._bridge
+
+    def layer_of(self, hook_name: str) -> int:
+        """The block a hook point lives in."""
+        match = _HOOK.fullmatch(hook_name)
+        n_layers = int(self.bridge.cfg.n_layers)
+        if not match or int(match[1]) >= n_layers:
+            raise LanguageModelError(
+                f"hook point {hook_name!r} is not one of this language model, which has blocks.0 … "
+                f"blocks.{n_layers - 1}: for example blocks.{n_layers // 2}.hook_resid_post"
+            )
+        return int(match[1])
+
+    def width(self, hook_name: str) -> int:
+        """d_in of an SAE that reads this hook point."""
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        return int(self.capture(tokens, hook_name).shape[-1])
+
+    @torch.no_grad()
+    def capture(self, tokens: Tensor, hook_name: str) -> Tensor:
+        """Hidden state [batch pos d_in] at the hook point, heads flattened; the forward stops there."""
+        if hook_name not in self._proved:
+            self._proved[hook_name] = self._agrees_with_bridge(hook_name)
+        if self._proved[hook_name]:
+            return self._plain_capture(tokens, hook_name)
+        return self._bridge_capture(tokens, hook_name)
+
+    def _agrees_with_bridge(self, hook_name: str) -> bool:
+        n = min(8, int(self.bridge.cfg.d_vocab))
+        tokens = torch.arange(n, device=self.device).reshape(1, n)
+        expected = self._bridge_capture(tokens, hook_name)
+        try:
+            plain = self._plain_capture(tokens, hook_name)
+        except (LanguageModelError, AttributeError):
+            return False
+        tolerance = 0.05 if self.dtype != torch.float32 else 1e-3
+        scale = expected.float().abs().max().clamp_min(1e-6)
+        return plain.shape == expected.shape and bool((plain - expected).abs().max() / scale < tolerance)
+
+    def _bridge_capture(self, tokens: Tensor, hook_name: str) -> Tensor:
+        layer = self.layer_of(hook_name)
+        try:
+            _, cache = self.bridge.run_with_cache(tokens, names_filter=[hook_name], stop_at_layer=layer + 1)
+            return cache[hook_name].flatten(2)
+        except KeyError as error:
+            raise LanguageModelError(f"TransformerLens has no hook point {hook_name!r} in this model") from error
+
+    def _plain_capture(self, tokens: Tensor, hook_name: str) -> Tensor:
+        module, side = self._site(hook_name)
+        kept: list[Tensor] = []
+
+        def take(_module: nn.Module, args: Any, kwargs: Any = None, output: Any = None) -> None:
+            value = output if side == "out" else (args[0] if args else kwargs["hidden_states"])
+            kept.append(value[0] if isinstance(value, tuple) else value)
+            raise _Captured
+
+        if side == "out":
+            handle = module.register_forward_hook(take, with_kwargs=True)
+        else:
+            handle = module.register_forward_pre_hook(take, with_kwargs=True)
+        try:
+            self.hf(tokens, use_cache=False)
+        except _Captured:
+            pass
+        finally:
+            handle.remove()
+        return kept[0].flatten(2)
+
+    def _site(self, hook_name: str) -> tuple[nn.Module, str]:
+        """The Hugging Face module that reads or writes the hook point."""
+        match = _HOOK.fullmatch(hook_name)
+        if not match or match[2] not in _SITES:
+            raise LanguageModelError(f"{hook_name!r} has no module of its own in the plain forward")
+        path, side = _SITES[match[2]]
+        remote = self.bridge.adapter.translate_transformer_lens_path(path.format(match[1]))
+        return self.hf.get_submodule(remote), side
+
+    @torch.no_grad()
+    def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits [batch pos d_vocab] with the hidden state at the hook point replaced by `replace(hidden)`."""
+
+        def hook(hidden: Tensor, hook: Any) -> Tensor:
+            return replace(hidden).to(hidden.dtype)
+
+        return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, hook)])
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        return self.hf(tokens, use_cache=False).logits
+
+    def unembedding(self) -> Unembedding | None:
+        """W_U with the final norm's gain folded in; rows centred where that norm is a LayerNorm, which removes the mean."""
+        head = self.hf.get_output_embeddings()
+        if head is None:
+            return None
+        weight = head.weight.detach().float().T  # [d_model d_vocab]
+        norm = self._final_norm()
+        if norm is not None and getattr(norm, "weight", None) is not None:
+            weight = weight * _gain(norm)[:, None]
+        if isinstance(norm, nn.LayerNorm):
+            weight = weight - weight.mean(0)
+        return Unembedding(weight.contiguous())
+
+    def _final_norm(self) -> nn.Module | None:
+        try:
+            return self.hf.get_submodule(self.bridge.adapter.translate_transformer_lens_path("ln_final"))
+        except (AttributeError, ValueError):
+            return None
+
+    @property
+    def bos_id(self) -> int | None:
+        token = self.tokenizer.bos_token_id
+        return None if token is None else int(token)
+
+    @property
+    def separator_id(self) -> int | None:
+        """The token between documents."""
+        token = self.tokenizer.eos_token_id
+        return self.bos_id if token is None else int(token)
+
+
+def _gain(norm: nn.Module) -> Tensor:
+    """The factor a norm multiplies by: Gemma's RMSNorm keeps it as an offset from one."""
+    gain = norm.weight.detach().float()
+    return gain + 1.0 if "Gemma" in type(norm).__name__ else gain
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> Any:
+    """The tokenizer alone, without weights."""
+    from transformers import AutoTokenizer
+
+    with _explained(source):
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+
+
+def load(source: str, dtype: torch.dtype = torch.float32, device: str = "cpu", revision: str | None = None) -> LM:
+    """Load from a local folder or a hub name; attention fused where the architecture allows it."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(source, revision)
+    with _explained(source):
+        hf = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        )
+    return LM(hf.to(device), tokenizer, source)
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise LanguageModelError(
+            f"cannot load the language model {source!r}: {error}. It must be a folder with config.json, "
+            "tokenizer files and safetensors weights, or a hub name that this worker may download"
+        ) from error
+
+
+def folder(source: str, revision: str | None = None) -> Path:
+    """The model's files on this machine; a hub name is resolved (and fetched, where allowed) first."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    with _explained(source):
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+
+
+def sha256(source: str, revision: str | None = None) -> str:
+    """Identity of a language model: its configuration, tokenizer and weight files, byte for byte."""
+    digest = hashlib.sha256()
+    root = folder(source, revision)
+    for path in sorted([*root.glob("*.safetensors"), root / "config.json", *root.glob("tokenizer.json")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

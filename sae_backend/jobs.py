@@ -1,0 +1,289 @@
+"""What workers do: the only place where torch meets the ORM. Every job may be killed at any line and run again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from django.conf import settings
+from django.db import OperationalError, connection, connections
+from django.utils import timezone
+from django.utils.text import slugify
+
+from sae_backend import identity, packing, queue, store
+from sae_backend.core import checkpoints, fidelity, language_model
+from sae_backend.core.checkpoints import CheckpointError
+from sae_backend.core.config import RunConfig
+from sae_backend.core.decoder import Decoder
+from sae_backend.core.language_model import LM, LanguageModelError
+from sae_backend.core.run import ContextPass, LatentPass, RunError
+from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.models import LanguageModel, Run, RunShard, Sae, SaeImport
+
+HELPFUL = (CheckpointError, LanguageModelError, RunError, store.StoreError)
+# ---- what is loaded once and kept --------------------------------------------------------------
+
+
+def device() -> str:
+    if settings.DEVICE != "auto":
+        return settings.DEVICE
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def compute_dtype() -> str:
+    """bfloat16 where the hardware multiplies it faster: CUDA, AMX, AVX512-BF16."""
+    if settings.COMPUTE_DTYPE != "auto":
+        return settings.COMPUTE_DTYPE
+    cpu = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    return "bfloat16" if device() != "cpu" or cpu else "float32"
+
+
+@lru_cache(maxsize=2)
+def _lm(pk: int, dtype: str) -> LM:
+    row = LanguageModel.objects.get(pk=pk)
+    return language_model.load(row.source, getattr(torch, dtype), device(), row.revision or None)
+
+
+@lru_cache(maxsize=2)
+def _sae(pk: int) -> SparseAutoencoder:
+    row = Sae.objects.get(pk=pk)
+    overrides = {"hook_name": row.hook_name} | {k: v for k, v in row.metadata.get("overrides", {}).items()}
+    return checkpoints.load(settings.STORE_DIR / row.path, **overrides).to(device())
+
+
+@lru_cache(maxsize=1)
+def _context_pass(run_id: int) -> ContextPass:
+    run = Run.objects.select_related("sae__lm", "dataset__lm").get(pk=run_id)
+    cfg = _config(run)
+    _, special = packing.unpack_vocabulary(run.dataset.lm.vocabulary)
+    ids = {i for i, s in enumerate(special) if s}
+    return ContextPass(_sae(run.sae_id), _lm(run.sae.lm_id, cfg.dtype), cfg, ids)
+
+
+@lru_cache(maxsize=1)
+def _latent_pass(run_id: int) -> LatentPass:
+    run = Run.objects.select_related("sae").get(pk=run_id)
+    cfg = _config(run)
+    lm = _lm(run.sae.lm_id, cfg.dtype)
+    decoder = Decoder(_sae(run.sae_id), lm.unembedding())
+    shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
+    return LatentPass([spool(run_id) / _file(s) for s in shards], decoder, cfg)
+
+
+def _config(run: Run) -> RunConfig:
+    known = RunConfig.__dataclass_fields__
+    return RunConfig(**{k: v for k, v in run.config.items() if k in known})
+
+
+def spool(run_id: int) -> Path:
+    """Where a run's activations wait for their latents; on storage that all workers share."""
+    return settings.STORE_DIR / "spool" / str(run_id)
+
+
+def _file(shard: RunShard) -> str:
+    return f"contexts-{shard.index:06d}.safetensors"
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+def new_run(sae: Sae, dataset: Any, **options: Any) -> Run:
+    """A run with this machine's defaults, queued and sent."""
+    config = asdict(RunConfig(**{"dtype": compute_dtype(), **options}))
+    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "transformer-lens", "numba")}
+    run = store.create_run(sae, dataset, {**config, "versions": versions})
+    store.log(run.pk, f"queued: {dataset.n_tokens:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
+    queue.start(run.pk)
+    return run
+
+
+def compute_contexts(run_id: int, index: int) -> None:
+    """Encode one shard of contexts into the spool."""
+    shard = store.claim(run_id, RunShard.Kind.CONTEXTS, index, identity.worker())
+    if shard is None:
+        return
+    with _claimed(shard) as report:
+        run = Run.objects.select_related("dataset__lm").get(pk=run_id)
+        tokens = store.read_contexts(run.dataset, shard.lo, shard.hi)
+        result = _context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
+        result.save(spool(run_id) / _file(shard))
+        store.finish_contexts(shard)
+    queue.continue_after_contexts(run_id)
+
+
+def load_latents(run_id: int, index: int) -> None:
+    """Reduce one shard of latents and COPY its rows."""
+    shard = store.claim(run_id, RunShard.Kind.LATENTS, index, identity.worker())
+    if shard is None:
+        return
+    with _claimed(shard):
+        result = _latent_pass(run_id).shard(shard.lo, shard.hi)
+        store.note_backend(shard.pk)
+        store.load_latents(shard, result)
+    queue.continue_after_latents(run_id)
+
+
+def publish(run_id: int) -> None:
+    """Seal and publish a loaded run, then empty its spool."""
+    run = Run.objects.select_related("sae").get(pk=run_id)
+    if run.state == Run.State.SEALED:
+        with _explained(run_id):
+            store.seal(run_id)
+            store.publish(run_id, _figures(run))
+            store.log(run_id, "published")
+    shutil.rmtree(spool(run_id), ignore_errors=True)
+    for cached in (_latent_pass, _context_pass):
+        cached.cache_clear()
+
+
+def _figures(run: Run) -> dict[str, Any]:
+    """Fidelity, scale and timing of a run, for its summary."""
+    latents = _latent_pass(run.pk)
+    sae = _sae(run.sae_id)
+    now = timezone.now()
+    seconds = {
+        "contexts": (run.computed_at - run.started_at).total_seconds() if run.computed_at and run.started_at else None,
+        "latents": (now - run.computed_at).total_seconds() if run.computed_at else None,
+    }
+    return {
+        **fidelity.figures(latents.sums),
+        "contexts": run.dataset.n_contexts,
+        "features_per_dimension": float(sae.W_dec.double().square().sum()) / sae.cfg.d_out,
+        "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,
+        "dtype": _config(run).dtype,
+        "device": device(),
+        "seconds": seconds,
+    }
+
+
+@contextmanager
+def _claimed(shard: RunShard) -> Iterator[Callable[[int], None]]:
+    """Keep a claim alive while its work goes on; a failure that people can mend fails the run with its sentence."""
+    progress = [0]
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(shard.pk, identity.worker(), progress, ended), daemon=True)
+    beat.start()
+    try:
+        with _explained(shard.run_id):
+            yield lambda done: progress.__setitem__(0, done)
+    except OperationalError:
+        connection.close()  # the database went away: the claim runs out and the shard is done again
+        raise
+    finally:
+        ended.set()
+        beat.join()
+    store.heartbeat(shard.pk, identity.worker(), progress[0])
+
+
+def _beat(shard_id: int, worker: str, progress: list[int], ended: threading.Event) -> None:
+    while not ended.wait(settings.WORKER_HEARTBEAT_SECONDS):
+        try:
+            store.heartbeat(shard_id, worker, progress[0])
+        except OperationalError:
+            time.sleep(1)
+    connections.close_all()
+
+
+@contextmanager
+def _explained(run_id: int) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError:
+        raise
+    except HELPFUL as error:
+        store.fail(run_id, str(error))
+        raise
+    except Exception as error:
+        store.fail(run_id, f"{type(error).__name__}: {error}. This is a fault of ours; the worker's log has its traceback")
+        raise
+
+
+# ---- imports ---------------------------------------------------------------------------------------
+
+
+def import_sae(import_id: int) -> None:
+    """From a checkpoint's path to an SAE in the store, and a run where a dataset was chosen."""
+    row = SaeImport.objects.select_related("lm", "dataset").get(pk=import_id)
+    if row.state not in (SaeImport.State.QUEUED, SaeImport.State.RUNNING):
+        return
+    SaeImport.objects.filter(pk=import_id).update(state=SaeImport.State.RUNNING)
+    try:
+        sae = _imported(row)
+    except HELPFUL as error:
+        SaeImport.objects.filter(pk=import_id).update(
+            state=SaeImport.State.FAILED, error=str(error), done_at=timezone.now()
+        )
+        return
+    run = row.run
+    if run is None and row.dataset is not None:
+        run = new_run(sae, row.dataset)
+    SaeImport.objects.filter(pk=import_id).update(
+        state=SaeImport.State.DONE, sae=sae, run=run, error="", done_at=timezone.now()
+    )
+
+
+def _imported(row: SaeImport) -> Sae:
+    """The SAE of a checkpoint: found by its identity, or stored and created."""
+    source = Path(row.source)
+    loaded = checkpoints.load(source, **row.options)
+    hook_name = _fitting_hook(loaded, row.lm)
+    digest = loaded.identity()
+    known = Sae.objects.filter(sha256=digest).first()
+    if known is not None:
+        return known
+    path = _keep(source, digest)
+    return Sae.objects.create(
+        sha256=digest, name=row.name, slug=_free_slug(row.name), lm=row.lm, hook_name=hook_name,
+        hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture, format=loaded.cfg.format,
+        d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae, k=loaded.cfg.k,
+        metadata={**loaded.cfg.metadata, "overrides": row.options}, path=path,
+    )  # fmt: skip
+
+
+def _fitting_hook(loaded: SparseAutoencoder, lm: LanguageModel) -> str:
+    """The hook point, once the language model is known to have it with this width."""
+    hook_name = loaded.cfg.hook_name
+    if hook_name is None:
+        raise CheckpointError(
+            "the file does not say which hook point it was trained on; give it, for example "
+            f"--hook-name blocks.{lm.n_layers // 2}.hook_resid_post"
+        )
+    width = _lm(lm.pk, compute_dtype()).width(hook_name)
+    if width != loaded.cfg.d_in:
+        raise CheckpointError(
+            f"d_in is {loaded.cfg.d_in}, but {hook_name} of {lm.name} is {width} wide: "
+            "this SAE belongs to another language model or hook point"
+        )
+    return hook_name
+
+
+def _keep(source: Path, digest: str) -> str:
+    """Copy the checkpoint into the store under its identity; its path relative to the store."""
+    relative = Path("checkpoints") / digest
+    target = settings.STORE_DIR / relative
+    partial = target.with_name(f".{digest}.{threading.get_ident()}")
+    if not target.exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for file in [source] if source.is_file() else [f for f in source.iterdir() if f.is_file()]:
+            shutil.copyfile(file, partial / file.name)
+        partial.rename(target)
+    return str(relative / source.name) if source.is_file() else str(relative)
+
+
+def _free_slug(name: str) -> str:
+    base = slugify(name)[:190] or "sae"
+    slug, n = base, 1
+    while Sae.objects.filter(slug=slug).exists():
+        n += 1
+        slug = f"{base}-{n}"
+    return slug

@@ -1,0 +1,253 @@
+"""The tables that workers fill. Contexts and latents are partitioned by dataset and run, so Django only reads them."""
+
+from __future__ import annotations
+
+from django.db import models
+
+STATUS_NAMES = ("dead", "rare", "alive", "dense")
+
+
+class LanguageModel(models.Model):
+    """The subject transformer, known by the hash of its weights; `source` is a local folder or a hub name."""
+
+    name = models.CharField(max_length=200, unique=True)
+    source = models.CharField(max_length=1000)
+    revision = models.CharField(max_length=200, blank=True)
+    sha256 = models.CharField(max_length=64, unique=True)
+    architecture = models.CharField(max_length=100)
+    d_model = models.IntegerField()
+    n_layers = models.IntegerField()
+    n_ctx = models.IntegerField()
+    d_vocab = models.IntegerField()
+    # packing.pack_vocabulary: every token's own bytes, and which are special
+    vocabulary = models.BinaryField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Dataset(models.Model):
+    """Named text, tokenized once for one language model's tokenizer into contexts of one length."""
+
+    name = models.CharField(max_length=200)
+    source = models.CharField(max_length=1000)
+    lm = models.ForeignKey(LanguageModel, models.PROTECT, related_name="datasets")
+    sha256 = models.CharField(max_length=64, blank=True)  # of the token ids, in order
+    ctx_len = models.IntegerField()
+    n_contexts = models.IntegerField(default=0)
+    n_tokens = models.BigIntegerField(default=0)  # all positions, special ones included
+    n_documents = models.IntegerField(default=0)
+    ready = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["name", "lm", "ctx_len"], name="dataset_identity")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Sae(models.Model):
+    """One trained autoencoder at one hook point. Its identity is the hash of its canonical weights."""
+
+    sha256 = models.CharField(max_length=64, unique=True)
+    slug = models.SlugField(max_length=200, unique=True)
+    name = models.CharField(max_length=200)
+    lm = models.ForeignKey(LanguageModel, models.PROTECT, related_name="saes")
+    hook_name = models.CharField(max_length=200)
+    hook_name_out = models.CharField(max_length=200, blank=True)
+    architecture = models.CharField(max_length=40)
+    format = models.CharField(max_length=40)
+    d_in = models.IntegerField()
+    d_out = models.IntegerField()
+    d_sae = models.IntegerField()
+    k = models.IntegerField(null=True)
+    metadata = models.JSONField(default=dict)
+    path = models.CharField(max_length=1000)  # of the checkpoint, relative to STORE_DIR
+    current_run = models.ForeignKey("Run", models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    @property
+    def public_id(self) -> str:
+        """The 12 hexadecimal digits that addresses and citations use."""
+        return self.sha256[:12]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Run(models.Model):
+    """One pass of one SAE over one dataset with one configuration."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        COMPUTING = "computing"  # shards of contexts
+        LOADING = "loading"  # shards of latents
+        SEALED = "sealed"
+        LIVE = "live"
+        RETIRED = "retired"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        DROPPED = "dropped"
+
+    sae = models.ForeignKey(Sae, models.PROTECT, related_name="runs")
+    number = models.IntegerField()  # 1, 2, … within its SAE
+    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="runs")
+    config = models.JSONField(default=dict)  # core.config.RunConfig, with versions of what computed it
+    state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
+    error = models.TextField(blank=True)
+    tokens_total = models.BigIntegerField(default=0)
+    tokens_done = models.BigIntegerField(default=0)
+    summary = models.JSONField(default=dict)  # figures of the SAE and run: store.SUMMARY says which
+    pinned = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    computed_at = models.DateTimeField(null=True)  # the last shard of contexts was done
+    live_at = models.DateTimeField(null=True)
+    retired_at = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["sae", "number"], name="run_number")]
+
+    def __str__(self) -> str:
+        return f"{self.sae.name} r{self.number}"
+
+
+class RunShard(models.Model):
+    """A claimable piece of a run: contexts (or latents) lo ≤ i < hi."""
+
+    class Kind(models.TextChoices):
+        CONTEXTS = "contexts"
+        LATENTS = "latents"
+
+    class State(models.TextChoices):
+        TODO = "todo"
+        CLAIMED = "claimed"
+        DONE = "done"
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="shards")
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    index = models.IntegerField()
+    lo = models.IntegerField()
+    hi = models.IntegerField()
+    state = models.CharField(max_length=8, choices=State.choices, default=State.TODO)
+    worker = models.CharField(max_length=200, blank=True)
+    backend_pid = models.IntegerField(null=True)  # of the COPY's connection: a hung loader is freed by terminating it
+    attempts = models.IntegerField(default=0)
+    progress = models.BigIntegerField(default=0)  # tokens (or latents) done inside the claim
+    heartbeat_at = models.DateTimeField(null=True)
+    done_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["run", "kind", "index"], name="run_shard_index")]
+
+
+class SaeImport(models.Model):
+    """A checkpoint on its way in: from a path to an SAE with a run, or to a message that helps."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+
+    name = models.CharField(max_length=200)
+    source = models.CharField(max_length=1000)  # a file or folder that the worker can read
+    lm = models.ForeignKey(LanguageModel, models.PROTECT)
+    dataset = models.ForeignKey(Dataset, models.PROTECT, null=True)  # compute a run on it once imported
+    options = models.JSONField(default=dict)  # overrides of what the file says: hook_name, k …
+    state = models.CharField(max_length=8, choices=State.choices, default=State.QUEUED)
+    error = models.TextField(blank=True)
+    sae = models.ForeignKey(Sae, models.CASCADE, null=True, related_name="imports")
+    run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="imports")
+    created_at = models.DateTimeField(auto_now_add=True)
+    done_at = models.DateTimeField(null=True)
+
+
+class LogLine(models.Model):
+    """One line of a run's log, for the job page."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="log")
+    at = models.DateTimeField(auto_now_add=True)
+    level = models.CharField(max_length=8, default="info")
+    text = models.TextField()
+
+
+class Document(models.Model):
+    """Where a context's text came from; `index` counts from 0 within its dataset."""
+
+    pk = models.CompositePrimaryKey("dataset_id", "index")
+    dataset = models.ForeignKey(Dataset, models.DO_NOTHING, db_constraint=False, related_name="+")
+    index = models.IntegerField()
+    name = models.TextField()
+
+    class Meta:
+        managed = False
+        db_table = "document"
+
+
+class Context(models.Model):
+    """A fixed window of tokens, shared by every latent of every run on its dataset. Partitioned by dataset."""
+
+    pk = models.CompositePrimaryKey("dataset_id", "index")
+    dataset = models.ForeignKey(Dataset, models.DO_NOTHING, db_constraint=False, related_name="+")
+    index = models.IntegerField()
+    document = models.IntegerField()  # Document.index of the first token that is not special
+    position = models.IntegerField()  # of that token within its document, in tokens
+    tokens = models.BinaryField()  # ctx_len ids, little-endian u2 (d_vocab ≤ 65,536) or u4
+    text = models.TextField()  # for search
+
+    class Meta:
+        managed = False
+        db_table = "context"
+
+
+class Latent(models.Model):
+    """One latent of a run: everything a table sorts or filters by. Partitioned by run; undefined is NULL."""
+
+    pk = models.CompositePrimaryKey("run_id", "index")
+    run = models.ForeignKey(Run, models.DO_NOTHING, db_constraint=False, related_name="+")
+    index = models.IntegerField()
+    status = models.SmallIntegerField()  # index into STATUS_NAMES
+    firings = models.BigIntegerField()
+    density = models.FloatField()
+    max_act = models.FloatField(null=True)
+    mean_act = models.FloatField(null=True)
+    std_act = models.FloatField(null=True)
+    skewness = models.FloatField(null=True)
+    kurtosis = models.FloatField(null=True)
+    kurtosis_all = models.FloatField(null=True)
+    kurtosis_zero = models.FloatField(null=True)
+    decoder_norm = models.FloatField()
+    b_enc = models.FloatField(null=True)
+    encoder_decoder_cos = models.FloatField(null=True)
+    nearest_cos = models.FloatField(null=True)
+    opposing_cos = models.FloatField(null=True)
+    dimensionality = models.FloatField(null=True)
+    logit_std = models.FloatField(null=True)
+    logit_skewness = models.FloatField(null=True)
+    logit_kurtosis = models.FloatField(null=True)
+    # strongest: up to 3 distinct peak tokens of the top contexts; promoted: the most promoted token (integer[])
+    # spark: 18 bytes, the shape of the activation histogram, 0 to 255
+
+    class Meta:
+        managed = False
+        db_table = "latent"
+
+
+class LatentPage(models.Model):
+    """What one latent's page shows whole, packed by sae_backend.packing. Partitioned by run."""
+
+    pk = models.CompositePrimaryKey("run_id", "index")
+    run = models.ForeignKey(Run, models.DO_NOTHING, db_constraint=False, related_name="+")
+    index = models.IntegerField()
+    examples = models.BinaryField()
+    histogram = models.BinaryField()
+    logits = models.BinaryField()
+    neighbours = models.BinaryField()
+
+    class Meta:
+        managed = False
+        db_table = "latent_page"

@@ -1,0 +1,93 @@
+"""What waits to be done, read from the tables and sent to Celery. Safe to repeat: claims make duplicates harmless."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from sae_backend import store, tasks
+from sae_backend.celery import app
+from sae_backend.models import Run, RunShard, SaeImport
+
+UNFINISHED = (Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING, Run.State.SEALED)
+
+
+def start(run_id: int) -> None:
+    """Queue a new run's shards of contexts once the current transaction is committed."""
+    transaction.on_commit(lambda: _start(run_id))
+
+
+def _start(run_id: int) -> None:
+    queued = Run.objects.filter(pk=run_id, state=Run.State.QUEUED)
+    queued.update(state=Run.State.COMPUTING, started_at=timezone.now(), heartbeat_at=timezone.now())
+    enqueue(run_id)
+
+
+def enqueue(run_id: int) -> None:
+    """Send every shard of the run's present stage that is not done, or its publication."""
+    run = Run.objects.get(pk=run_id)
+    if run.state == Run.State.COMPUTING:
+        _shards(run, RunShard.Kind.CONTEXTS, tasks.compute_contexts)
+        continue_after_contexts(run_id)
+    elif run.state == Run.State.LOADING:
+        _shards(run, RunShard.Kind.LATENTS, tasks.load_latents)
+        continue_after_latents(run_id)
+    elif run.state == Run.State.SEALED:
+        tasks.publish_run.delay(run_id)
+
+
+def _shards(run: Run, kind: str, task: object) -> None:
+    waiting = run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).order_by("index")
+    for index in waiting.values_list("index", flat=True):
+        task.delay(run.pk, index)  # type: ignore[attr-defined]
+
+
+def continue_after_contexts(run_id: int) -> None:
+    """The last shard of contexts sends the shards of latents."""
+    if store.advance(run_id, RunShard.Kind.CONTEXTS, Run.State.LOADING):
+        enqueue(run_id)
+
+
+def continue_after_latents(run_id: int) -> None:
+    """The last shard of latents sends the publication."""
+    if store.advance(run_id, RunShard.Kind.LATENTS, Run.State.SEALED):
+        enqueue(run_id)
+
+
+def waiting() -> int:
+    """Messages in the compute queue that no worker has taken."""
+    with app.connection_for_read() as connection:
+        name = settings.CELERY_TASK_DEFAULT_QUEUE
+        return int(connection.default_channel.queue_declare(queue=name, passive=False, durable=True).message_count)
+
+
+def sweep(stalled_seconds: float) -> int:
+    """Send again what nobody works on: after a worker, Redis or the machine went away. How many runs and imports.
+
+    Only with an empty queue: while messages wait, a silent run may just be behind them.
+    """
+    if waiting():
+        return 0
+    cutoff = timezone.now() - timedelta(seconds=stalled_seconds)
+    silent = Q(heartbeat_at__lt=cutoff) | Q(heartbeat_at=None, created_at__lt=cutoff)
+    found = 0
+    for run in Run.objects.filter(silent, state__in=UNFINISHED).order_by("pk"):
+        # compare and set: of several workers that sweep, one sends
+        if Run.objects.filter(pk=run.pk, heartbeat_at=run.heartbeat_at).update(heartbeat_at=timezone.now()):
+            store.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
+            _start(run.pk) if run.state == Run.State.QUEUED else enqueue(run.pk)
+            found += 1
+    return found + _imports(cutoff)
+
+
+def _imports(cutoff: datetime) -> int:
+    """Imports that were queued or being read when everything stopped; reading one again is harmless."""
+    lost = SaeImport.objects.filter(state__in=[SaeImport.State.QUEUED, SaeImport.State.RUNNING], created_at__lt=cutoff)
+    pks = list(lost.order_by("pk").values_list("pk", flat=True))
+    for pk in pks:
+        tasks.import_sae.delay(pk)
+    return len(pks)

@@ -1,0 +1,57 @@
+"""Language models and datasets: from a folder or a hub name to rows that runs can use."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from django.db import transaction
+
+from sae_backend import packing, store
+from sae_backend.core import contexts, language_model
+from sae_backend.models import Dataset, LanguageModel
+
+
+def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
+    """Find the language model by the hash of its files, or load it once to learn its shape and vocabulary."""
+    source = str(Path(source).resolve()) if Path(source).is_dir() else source
+    digest = language_model.sha256(source, revision or None)
+    known = LanguageModel.objects.filter(sha256=digest).first()
+    if known is not None:
+        LanguageModel.objects.filter(pk=known.pk).update(source=source, revision=revision)  # it may have moved
+        return known
+    lm = language_model.load(source, revision=revision or None)
+    shape = lm.bridge.cfg
+    tokens, special = contexts.vocabulary(lm.tokenizer, int(shape.d_vocab))
+    return LanguageModel.objects.create(
+        name=name, source=source, revision=revision, sha256=digest, architecture=type(lm.hf).__name__,
+        d_model=shape.d_model, n_layers=shape.n_layers, n_ctx=shape.n_ctx, d_vocab=shape.d_vocab,
+        vocabulary=packing.pack_vocabulary(tokens, special),
+    )  # fmt: skip
+
+
+def register_dataset(
+    name: str, source: str, lm: LanguageModel, documents: Iterable[tuple[str, str]], ctx_len: int,
+    max_tokens: int | None = None,
+) -> Dataset:
+    """Tokenize documents into contexts and store them; a dataset of this name that is ready is returned as it is."""
+    known = Dataset.objects.filter(name=name, lm=lm, ctx_len=ctx_len).first()
+    if known is not None and known.ready:
+        return known
+    tokenizer = language_model.load_tokenizer(lm.source, lm.revision or None)
+    cut = contexts.tokenize(documents, tokenizer, ctx_len, max_tokens)
+    if not len(cut.tokens):
+        raise language_model.LanguageModelError(
+            f"the text gives fewer than {ctx_len} tokens, not one context; use more text or a smaller ctx_len"
+        )
+    digest = hashlib.sha256(cut.tokens.astype("<u4").tobytes()).hexdigest()
+    tokens, _ = packing.unpack_vocabulary(lm.vocabulary)
+    texts = (b"".join(tokens[i] for i in row).decode("utf-8", "replace") for row in cut.tokens.tolist())
+    with transaction.atomic():
+        row, _ = Dataset.objects.update_or_create(name=name, lm=lm, ctx_len=ctx_len, defaults={"source": source})
+        store.write_contexts(
+            row, cut.tokens, cut.document.tolist(), cut.position.tolist(), cut.names, texts, digest
+        )
+    row.refresh_from_db()
+    return row

@@ -1,0 +1,359 @@
+"""Every write of computed results: create, claim, COPY, seal, publish, drop. Each step can be killed and repeated.
+
+A run loads stand-alone tables by binary COPY, one transaction a shard; `seal` indexes them once every shard is done;
+`publish` attaches them and moves the SAE's pointer in one short transaction. Readers see a run whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from sae_backend import packing, summary
+from sae_backend.core.config import RunConfig
+from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
+from sae_backend.models import Dataset, LogLine, Run, RunShard, Sae
+
+STATISTICS = [f.name for f in (*fields(LatentStats), *fields(DecoderStats))]
+# what a table sorts by has an index of its own: (column, index) where the latent fired
+SORTABLE = [c for c in STATISTICS if c not in ("status", "firings")]
+_INTEGERS = {"firings": "int8", "status": "int2"}
+
+
+class StoreError(Exception):
+    """A step that the state of the run does not allow, with a sentence that says what to do."""
+
+
+def _tables(run_id: int) -> tuple[str, str]:
+    return f"latent_r{run_id}", f"latent_page_r{run_id}"
+
+
+@contextmanager
+def _copy(table: str, columns: Sequence[str], types: Sequence[str]) -> Iterator[Any]:
+    """A binary COPY inside the current transaction."""
+    names = ", ".join(f'"{c}"' for c in columns)
+    with connection.cursor() as cursor, cursor.copy(f"copy {table} ({names}) from stdin (format binary)") as copy:
+        copy.set_types(types)
+        yield copy
+
+
+# ---- datasets ----------------------------------------------------------------------------------
+
+
+def write_contexts(
+    dataset: Dataset, tokens: npt.NDArray[np.uint32], document: Sequence[int], position: Sequence[int],
+    names: Sequence[str], texts: Iterable[str], sha256: str,
+) -> None:
+    """Store a tokenized dataset whole, in one transaction; repeating it replaces what is there."""
+    table = f"context_d{dataset.pk}"
+    packed = tokens.astype(packing.token_dtype(dataset.lm.d_vocab))
+    with transaction.atomic():
+        _replace_partition("context", table, dataset.pk)
+        with connection.cursor() as cursor:
+            cursor.execute("delete from document where dataset_id = %s", [dataset.pk])
+        with _copy("document", ["dataset_id", "index", "name"], ["int8", "int4", "text"]) as copy:
+            for i, name in enumerate(names):
+                copy.write_row((dataset.pk, i, name.replace("\0", "�")))
+        columns = ["dataset_id", "index", "document", "position", "tokens", "text"]
+        with _copy(table, columns, ["int8", "int4", "int4", "int4", "bytea", "text"]) as copy:
+            for i, text in enumerate(texts):
+                row = (dataset.pk, i, int(document[i]), int(position[i]), packed[i].tobytes(), text.replace("\0", "�"))
+                copy.write_row(row)
+        with connection.cursor() as cursor:
+            cursor.execute(f"create index {table}_text on {table} using gin (text gin_trgm_ops)")
+        Dataset.objects.filter(pk=dataset.pk).update(
+            sha256=sha256, n_contexts=len(tokens), n_tokens=tokens.size, n_documents=len(names), ready=True
+        )
+
+
+def _replace_partition(parent: str, table: str, key: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"drop table if exists {table}")
+        cursor.execute(f"create table {table} partition of {parent} for values in ({key})")
+
+
+def read_contexts(dataset: Dataset, lo: int, hi: int) -> npt.NDArray[np.uint32]:
+    """Token ids [hi - lo, ctx_len] of contexts lo ≤ c < hi."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select tokens from context where dataset_id = %s and index >= %s and index < %s order by index",
+            [dataset.pk, lo, hi],
+        )
+        blob = b"".join(bytes(row[0]) for row in cursor.fetchall())
+    ids = np.frombuffer(blob, packing.token_dtype(dataset.lm.d_vocab)).astype(np.uint32)
+    return ids.reshape(-1, dataset.ctx_len)
+
+
+# ---- a run's beginning ---------------------------------------------------------------------------
+
+
+def create_run(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
+    """A queued run with its shards and its stand-alone tables."""
+    cfg = RunConfig(**{k: v for k, v in config.items() if k in RunConfig.__dataclass_fields__})
+    with transaction.atomic():
+        Sae.objects.select_for_update().get(pk=sae.pk)
+        number = 1 + max(sae.runs.values_list("number", flat=True), default=0)
+        run = Run.objects.create(
+            sae=sae, number=number, dataset=dataset, config=config, tokens_total=dataset.n_tokens
+        )
+        _create_tables(run.pk)
+        shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, cfg.shard_contexts)]
+        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents)
+        RunShard.objects.bulk_create(shards)
+    return run
+
+
+def _shards(run: Run, kind: str, n: int, size: int) -> Iterator[RunShard]:
+    for i, lo in enumerate(range(0, n, size)):
+        yield RunShard(run=run, kind=kind, index=i, lo=lo, hi=min(lo + size, n))
+
+
+def _create_tables(run_id: int) -> None:
+    like = "including defaults including constraints including storage including compression"
+    with connection.cursor() as cursor:
+        for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
+            cursor.execute(
+                f"create table {table} (like {parent} {like}, check (run_id = {run_id})) with (autovacuum_enabled = off)"
+            )
+
+
+def log(run_id: int, text: str, level: str = "info") -> None:
+    """A line of the run's log on its job page."""
+    LogLine.objects.create(run_id=run_id, text=text, level=level)
+
+
+# ---- claims --------------------------------------------------------------------------------------
+
+
+def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
+    """Take a shard by compare-and-set, or None when another has it, it is done, or the run does not want it."""
+    wanted = Run.State.COMPUTING if kind == RunShard.Kind.CONTEXTS else Run.State.LOADING
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """
+            update sae_backend_runshard s
+            set state = 'claimed', worker = %s, heartbeat_at = now(), attempts = attempts + 1, progress = 0
+            from sae_backend_run r
+            where s.run_id = %s and s.kind = %s and s.index = %s and r.id = s.run_id and r.state = %s
+              and (s.state = 'todo' or s.state = 'claimed' and s.heartbeat_at < now() - make_interval(secs => %s))
+            returning s.id, s.backend_pid
+            """,
+            [worker, run_id, kind, index, wanted, settings.STALLED_SECONDS],
+        )
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        if row[1] is not None:  # a loader hung inside COPY still holds its locks
+            cursor.execute("select pg_terminate_backend(%s) where %s <> pg_backend_pid()", [row[1], row[1]])
+    return RunShard.objects.select_related("run").get(pk=row[0])
+
+
+def heartbeat(shard_id: int, worker: str, progress: int) -> bool:
+    """Say that the claim lives; False when it is no longer this worker's."""
+    alive = RunShard.objects.filter(pk=shard_id, worker=worker, state=RunShard.State.CLAIMED)
+    if not alive.update(heartbeat_at=timezone.now(), progress=progress):
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            update sae_backend_run r set heartbeat_at = now(), tokens_done = (
+                select coalesce(sum(case when s.state = 'done' then (s.hi - s.lo) * d.ctx_len else s.progress end), 0)
+                from sae_backend_runshard s, sae_backend_dataset d
+                where s.run_id = r.id and s.kind = 'contexts' and d.id = r.dataset_id)
+            where r.id = (select run_id from sae_backend_runshard where id = %s)
+            """,
+            [shard_id],
+        )
+    return True
+
+
+def release(worker: str) -> int:
+    """Give back every claim of a worker that is known to be gone; how many there were."""
+    return RunShard.objects.filter(worker=worker, state=RunShard.State.CLAIMED).update(state=RunShard.State.TODO)
+
+
+def finish_contexts(shard: RunShard) -> bool:
+    """Mark a shard of contexts done once its file is in the spool; False when the claim was lost."""
+    mine = RunShard.objects.filter(pk=shard.pk, worker=shard.worker, state=RunShard.State.CLAIMED)
+    return bool(mine.update(state=RunShard.State.DONE, done_at=timezone.now()))
+
+
+# ---- latents ---------------------------------------------------------------------------------------
+
+
+def load_latents(shard: RunShard, result: LatentShard) -> bool:
+    """COPY a shard's rows and mark it done, in one transaction; False when it was done before."""
+    latent, page = _tables(shard.run_id)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("select state from sae_backend_run where id = %s for share", [shard.run_id])
+        if cursor.fetchone()[0] != Run.State.LOADING:
+            raise StoreError(f"run {shard.run_id} takes no more rows: it was cancelled, failed or is sealed")
+        cursor.execute("select state, worker from sae_backend_runshard where id = %s for update", [shard.pk])
+        if cursor.fetchone() != (RunShard.State.CLAIMED, shard.worker):
+            return False
+        _copy_latents(latent, shard.run_id, result)
+        _copy_pages(page, shard.run_id, result)
+        cursor.execute(
+            "update sae_backend_runshard set state = 'done', done_at = now(), progress = hi - lo, backend_pid = null"
+            " where id = %s",
+            [shard.pk],
+        )
+    return True
+
+
+def note_backend(shard_id: int) -> None:
+    """Record which connection is about to COPY, so that a hung one can be terminated."""
+    with connection.cursor() as cursor:
+        cursor.execute("update sae_backend_runshard set backend_pid = pg_backend_pid() where id = %s", [shard_id])
+
+
+def _copy_latents(table: str, run_id: int, result: LatentShard) -> None:
+    columns = ["run_id", "index", *STATISTICS, "strongest", "promoted", "spark"]
+    types = ["int4", "int4", *(_INTEGERS.get(c, "float8") for c in STATISTICS), "int4[]", "int4[]", "bytea"]
+    values = [_plain(getattr(result.stats if hasattr(result.stats, c) else result.decoder, c)) for c in STATISTICS]
+    with _copy(table, columns, types) as copy:
+        for i, statistics in enumerate(zip(*values, strict=True)):
+            promoted = result.logits[i].promoted[:3].tolist()
+            row = (run_id, result.lo + i, *statistics, result.strongest[i], promoted, result.sparks[i].tobytes())
+            copy.write_row(row)
+
+
+def _plain(values: npt.NDArray[Any]) -> list[Any]:
+    """Python numbers, None for what is undefined."""
+    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in values.tolist()]
+
+
+def _copy_pages(table: str, run_id: int, result: LatentShard) -> None:
+    columns = ["run_id", "index", "examples", "histogram", "logits", "neighbours"]
+    with _copy(table, columns, ["int4", "int4", "bytea", "bytea", "bytea", "bytea"]) as copy:
+        for i in range(result.hi - result.lo):
+            blobs = (
+                packing.pack_examples(result.examples[i]),
+                packing.pack_histogram(result.histograms[i]),
+                packing.pack_logits(result.logits[i]),
+                packing.pack_neighbours(result.neighbours[i]),
+            )
+            copy.write_row((run_id, result.lo + i, *blobs))
+
+
+# ---- the end of a run --------------------------------------------------------------------------------
+
+
+def advance(run_id: int, kind: str, to: str) -> bool:
+    """Move a run on once all its shards of a kind are done; True for the one caller that moved it."""
+    before = Run.State.COMPUTING if kind == RunShard.Kind.CONTEXTS else Run.State.LOADING
+    stamp = {"computed_at": timezone.now()} if kind == RunShard.Kind.CONTEXTS else {}
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run_id)
+        left = run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).exists()
+        if run.state != before or left:
+            return False
+        Run.objects.filter(pk=run_id).update(state=to, tokens_done=run.tokens_total, **stamp)
+    return True
+
+
+def seal(run_id: int) -> None:
+    """Index a fully loaded run; outside a transaction, on tables nobody reads yet."""
+    latent, page = _tables(run_id)
+    with connection.cursor() as cursor:
+        for table in (latent, page):
+            cursor.execute(f"create unique index if not exists {table}_pk on {table} (run_id, index)")
+        for column in SORTABLE:
+            cursor.execute(
+                f"create index if not exists {latent}_{column} on {latent} ({column}, index) where status > 0"
+            )
+        cursor.execute(f"create index if not exists {latent}_dead on {latent} (index) where status = 0")
+        for table in (latent, page):
+            cursor.execute(f"vacuum (freeze, analyze) {table}")
+
+
+def publish(run_id: int, figures: dict[str, Any]) -> None:
+    """Attach a sealed run's tables and point its SAE at it; the run before is retired."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("set local lock_timeout = '10s'")
+        run = Run.objects.select_for_update().get(pk=run_id)
+        if run.state == Run.State.LIVE:
+            return
+        if run.state != Run.State.SEALED:
+            raise StoreError(f"run {run_id} is {run.state}; only a sealed run can be published")
+        sae = Sae.objects.select_for_update().get(pk=run.sae_id)
+        _check_complete(run_id, sae.d_sae)
+        figures = {**figures, **summary.from_tables(_tables(run_id)[0], SORTABLE)}
+        _attach(run_id)
+        Run.objects.filter(pk=run_id).update(state=Run.State.LIVE, live_at=timezone.now(), summary=figures)
+        if sae.current_run_id and sae.current_run_id != run_id:
+            Run.objects.filter(pk=sae.current_run_id).update(state=Run.State.RETIRED, retired_at=timezone.now())
+        Sae.objects.filter(pk=sae.pk).update(current_run=run)
+
+
+def _check_complete(run_id: int, d_sae: int) -> None:
+    with connection.cursor() as cursor:
+        for table in _tables(run_id):
+            cursor.execute(f"select count(*), count(distinct index), min(index), max(index) from {table}")
+            if cursor.fetchone() != (d_sae, d_sae, 0, d_sae - 1):
+                raise StoreError(f"run {run_id} has lost rows in {table}; delete it and compute it again")
+
+
+def _attach(run_id: int) -> None:
+    with connection.cursor() as cursor:
+        for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
+            cursor.execute(f"alter table {table} reset (autovacuum_enabled)")
+            cursor.execute(f"alter table {table} alter run_id set not null, alter index set not null")
+            cursor.execute(f"alter table {table} add constraint {table}_pkey primary key using index {table}_pk")
+            cursor.execute(f"alter table {parent} attach partition {table} for values in ({run_id})")
+
+
+def fail(run_id: int, message: str) -> None:
+    """Stop a run with a message for people; what it loaded is dropped. A finished run is left alone."""
+    _stop(run_id, Run.State.FAILED, message)
+    log(run_id, message, "error")
+
+
+def cancel(run_id: int) -> None:
+    """Stop a run at its owner's wish."""
+    _stop(run_id, Run.State.CANCELLED, "")
+
+
+def _stop(run_id: int, state: str, message: str) -> None:
+    open_states = [Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING]
+    stopped = Run.objects.filter(pk=run_id, state__in=open_states).update(state=state, error=message)
+    if stopped:
+        with connection.cursor() as cursor:
+            for table in _tables(run_id):
+                cursor.execute(f"drop table if exists {table}")
+
+
+def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
+    """Drop retired runs past their grace, unless pinned; needs autocommit. Returns the runs dropped."""
+    cutoff = timezone.now() - timedelta(seconds=grace_seconds)
+    old = Run.objects.filter(state=Run.State.RETIRED, retired_at__lt=cutoff, pinned=False)
+    dropped = []
+    for run in old:
+        for parent, table in zip(("latent", "latent_page"), _tables(run.pk), strict=True):
+            _detach_and_drop(parent, table)
+        Run.objects.filter(pk=run.pk).update(state=Run.State.DROPPED)
+        dropped.append(run.pk)
+    return dropped
+
+
+def _detach_and_drop(parent: str, table: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select i.inhdetachpending from pg_inherits i join pg_class c on c.oid = i.inhrelid where c.relname = %s",
+            [table],
+        )
+        row = cursor.fetchone()
+        if row is not None:  # finish what a killed process began, or detach without blocking readers
+            how = "finalize" if row[0] else "concurrently"
+            cursor.execute(f"alter table {parent} detach partition {table} {how}")
+        cursor.execute(f"drop table if exists {table}")

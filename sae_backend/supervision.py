@@ -1,0 +1,35 @@
+"""Looks after runs from inside a worker: claims of a dead predecessor, and work that nobody does any more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from django.conf import settings
+from django.db import connections
+
+from sae_backend import identity, queue, store
+
+logger = logging.getLogger(__name__)
+
+
+def begin(worker: str) -> None:
+    """Take over under a Celery node's name: a name is one process, so whoever had it before is gone."""
+    identity.be(worker)
+    released = store.release(worker)
+    if released:
+        logger.warning("took back %s shards of a worker of this name that ended", released)
+    queue.sweep(0.0)
+    threading.Thread(target=_watch, daemon=True, name="supervision").start()
+
+
+def _watch() -> None:
+    while True:
+        time.sleep(settings.STALLED_SECONDS / 2)
+        try:
+            queue.sweep(settings.STALLED_SECONDS)
+        except Exception:  # the database or Redis is away; look again later
+            logger.warning("cannot look for stalled runs now", exc_info=True)
+        finally:
+            connections.close_all()
