@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from demo.training import activations, evaluation, formats, lm, saes, texts, tokenizer
-from demo.training.settings import CTX_LEN, Settings, quick
+from demo.training.settings import CTX_LEN, SaeSettings, Settings, quick
 from demo.training.sparse import JumpReLU, TopK
 
 

@@ -36,7 +36,7 @@ def rows(tokens: np.ndarray, offset: int) -> np.ndarray:
 def collect(lm: GPT2LMHeadModel, token_rows: np.ndarray, dtype: torch.dtype) -> Tensor:
     """Residual stream [position d_in], computed in `dtype`; position 0, always end-of-text, is left out."""
     trunk = cut(lm)
-    hidden = torch.empty(len(token_rows), ROW, D_MODEL, dtype=dtype)
+    hidden = torch.empty(len(token_rows), token_rows.shape[1] - 1, D_MODEL, dtype=dtype)
     for start in range(0, len(token_rows), 16):
         batch = torch.from_numpy(token_rows[start : start + 16])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):

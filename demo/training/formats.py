@@ -58,8 +58,10 @@ def metadata(tokens: int) -> dict[str, Any]:
     }
 
 
-def save_openai(sae: TopK, path: Path) -> None:
+def save_openai(sae: TopK | JumpReLU, path: Path) -> None:
     """Write OpenAI's state dict; that its inputs are layer-normalised is understood from "TopK"."""
+    if not isinstance(sae, TopK):
+        raise TypeError("OpenAI's format has no JumpReLU; save a SAELens folder instead.")
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         "pre_bias": sae.b_dec,
