@@ -170,7 +170,7 @@ def test_thresholds_learn_only_from_what_lies_within_half_a_bandwidth() -> None:
     (acts.sum() + Count.apply(pre_acts, threshold, 0.1)).backward()
     assert pre_acts.grad is not None and threshold.grad is not None
     assert pre_acts.grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
-    # two of three lie near the first threshold: -1/0.1 each from the activations, -1/(0.1·3) each from the count
+    # two of three lie near the first threshold: -1/0.1 each through the activations, -1/0.3 each through L0
     assert threshold.grad.tolist() == [pytest.approx(-20 - 20 / 3), 0.0]
 
 
