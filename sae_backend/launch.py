@@ -153,12 +153,15 @@ def web(host: str, port: int) -> Child:
     return Child("web", [sys.executable, "-m", "gunicorn", "browser.wsgi:application", *options.split()])
 
 
-def worker(queue: str) -> Child:
-    """A worker without forks: a child forked from a process that has used torch hangs."""
-    options = f"--pool=solo --queues={queue} --hostname={queue}-{os.getpid()}@%h --loglevel=INFO"
+def worker(queue: str, name: str) -> Child:
+    """A worker without forks, which hang where the parent has used torch.
+
+    A worker of a name takes back what the last one of that name had claimed, so names last, and no two share one.
+    """
+    options = f"--pool=solo --queues={queue} --hostname={name}@%h --loglevel=INFO"
     alone = ["--without-gossip", "--without-mingle"]  # asking other workers takes a second
     command = [sys.executable, "-m", "celery", "-A", "sae_backend", "worker", *options.split(), *alone]
-    return Child(queue, command)
+    return Child(name, command)
 
 
 def healthy(url: str) -> bool:
@@ -204,7 +207,7 @@ def start_site(launcher: Launcher) -> str:
     say("Starting the web server and the workers …")
     launcher.start(web(host, port))
     for queue in ("compute", "interactive"):
-        launcher.start(worker(queue))
+        launcher.start(worker(queue, queue))
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     launcher.wait_until_healthy(url)
     return url
@@ -231,7 +234,7 @@ def demo(launcher: Launcher, _: list[str]) -> int:
 def one_worker(launcher: Launcher, queues: list[str]) -> int:
     launcher.start_servers(attach=True)
     for queue in queues or ["compute"]:
-        launcher.start(worker(queue))
+        launcher.start(worker(queue, f"{queue}-{os.getpid()}"))
     say(f"Working on {', '.join(queues or ['compute'])} (Ctrl-C stops it; logs in {launcher.logs})")
     launcher.stay()
     return 0
