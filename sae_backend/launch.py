@@ -156,7 +156,7 @@ def web(host: str, port: int) -> Child:
 def worker(queue: str, name: str) -> Child:
     """A worker without forks, which hang where the parent has used torch.
 
-    A worker of a name takes back what the last one of that name had claimed, so names last, and no two share one.
+    A worker takes back what the last one of its name had claimed: names last, and no two share one.
     """
     options = f"--pool=solo --queues={queue} --hostname={name}@%h --loglevel=INFO"
     alone = ["--without-gossip", "--without-mingle"]  # asking other workers takes a second
