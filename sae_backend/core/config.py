@@ -70,7 +70,7 @@ class RunConfig:
     #: Windows whose tokens within this many places of the peak are equal count as one top context.
     fidelity_every: int = 8
     #: One context in so many is decoded for MSE and FVU.
-    ce_contexts: int = 64
+    ce_contexts: int = 32
     #: Contexts, evenly spaced, on which the three cross-entropies are measured.
     max_l0: int = 4096
     #: A mean number of active latents per token beyond this stops the run: the checkpoint is read wrongly.

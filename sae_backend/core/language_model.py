@@ -102,11 +102,15 @@ class LM:
     @torch.no_grad()
     def capture(self, tokens: Tensor, hook_name: str) -> Tensor:
         """Hidden state [batch pos d_in] at the hook point, heads flattened; the forward stops there."""
-        if hook_name not in self._proved:
-            self._proved[hook_name] = self._agrees_with_bridge(hook_name)
-        if self._proved[hook_name]:
+        if self._proves(hook_name):
             return self._plain_capture(tokens, hook_name)
         return self._bridge_capture(tokens, hook_name)
+
+    def _proves(self, hook_name: str) -> bool:
+        """Whether the plain forward was seen to give the bridge's tensor at this hook point."""
+        if hook_name not in self._proved:
+            self._proved[hook_name] = self._agrees_with_bridge(hook_name)
+        return self._proved[hook_name]
 
     def _agrees_with_bridge(self, hook_name: str) -> bool:
         n = min(8, int(self.bridge.cfg.d_vocab))
@@ -161,11 +165,31 @@ class LM:
     @torch.no_grad()
     def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits [batch pos d_vocab] with the hidden state at the hook point replaced by `replace(hidden)`."""
+        if self._proves(hook_name) and not hook_name.endswith("hook_resid_mid"):
+            return self._plain_splice(tokens, hook_name, replace)
 
-        def hook(hidden: Tensor, hook: Any) -> Tensor:
+        def swap(hidden: Tensor, hook: Any) -> Tensor:
             return replace(hidden).to(hidden.dtype)
 
-        return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, hook)])
+        return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, swap)])
+
+    def _plain_splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
+        """Replace what a module writes, or reads where nothing else reads it (unlike the middle of the residual stream)."""
+        module, side = self._site(hook_name)
+
+        def swap(value: Any) -> Any:
+            hidden = value[0] if isinstance(value, tuple) else value
+            new = replace(hidden).to(hidden.dtype)
+            return (new, *value[1:]) if isinstance(value, tuple) else new
+
+        if side == "out":
+            handle = module.register_forward_hook(lambda _module, _args, output: swap(output))
+        else:
+            handle = module.register_forward_pre_hook(lambda _module, args: swap(args))
+        try:
+            return self.logits(tokens)
+        finally:
+            handle.remove()
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:

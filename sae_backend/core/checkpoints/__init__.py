@@ -35,7 +35,9 @@ def load(
     try:
         return _convert(Files(Path(path), overrides, max_bytes))
     except OSError as error:
-        raise CheckpointError(f"The files cannot be read ({error.strerror}); check the path and its permissions.") from None
+        raise CheckpointError(
+            f"The files cannot be read ({error.strerror}); check the path and its permissions."
+        ) from None
 
 
 def _convert(files: Files) -> SparseAutoencoder:
@@ -44,5 +46,5 @@ def _convert(files: Files) -> SparseAutoencoder:
             return known.convert(files)
     names = ", ".join(known.NAME for known in FORMATS)
     raise CheckpointError(
-        f"No known format. {files.describe()} Known are {names}; SAELens weights need their cfg.json beside them."
+        f"No known format. {files.describe()} Known are {names}; SAELens weights need their cfg.json with them."
     )

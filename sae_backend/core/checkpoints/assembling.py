@@ -1,4 +1,4 @@
-"""From a format's tensors and facts to a SparseAutoencoder: orientation, one copy to float32, and every check."""
+"""From a format's tensors and facts to a SparseAutoencoder: orientation, one float32 copy, and every check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INPUT_NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": "con
 
 @dataclass
 class Draft:
-    """What a format found, its tensors under this project's names and in the orientation the format writes."""
+    """What a format found, its tensors under this project's names and, if square, this project's way round."""
 
     format: str
     architecture: Architecture
@@ -42,10 +42,10 @@ class Draft:
 def assemble(draft: Draft, files: Files) -> SparseAutoencoder:
     """Return the SAE of a draft, with what the person said in place of what the files say."""
     _apply(files.overrides, draft)
-    sizes = _sizes(draft.tensors)
-    tensors = {name: _own_copy(_oriented(tensor, name, sizes), name) for name, tensor in draft.tensors.items()}
+    sizes = sizes_of(draft.tensors)
+    tensors = {name: _own_copy(oriented(tensor, name, sizes), name) for name, tensor in draft.tensors.items()}
     if "threshold" in tensors:
-        # A negative threshold (-1 is dictionary_learning's "never set") is no threshold: relu has the last word.
+        # Below zero it has no effect (dictionary_learning's "never set" is -1): relu has the last word.
         tensors["threshold"].clamp_(min=0)
     try:
         return SparseAutoencoder(_config(draft, *sizes), **tensors)
@@ -53,13 +53,18 @@ def assemble(draft: Draft, files: Files) -> SparseAutoencoder:
         raise CheckpointError(str(error)) from None
 
 
-def tensors_of(weights: Mapping[str, Any], required: set[str], optional: set[str], what: str) -> dict[str, Tensor]:
-    """Return the required and the present optional tensors; a missing, foreign or non-float one is an error."""
+def tensors_of(
+    weights: Mapping[str, Any], required: set[str], optional: set[str], what: str
+) -> dict[str, Tensor]:
+    """Return the required and what is there of the optional; any other tensor or dtype is an error."""
     if missing := required - weights.keys():
-        raise CheckpointError(f"{listed(sorted(missing))} missing; {what} needs it. Found: {listed(sorted(weights))}.")
+        raise CheckpointError(
+            f"{listed(sorted(missing))} missing; {what} needs it. Found: {listed(sorted(weights))}."
+        )
     if unknown := weights.keys() - required - optional:
         raise CheckpointError(
-            f"{what} has no {listed(sorted(unknown))}; these weights are of another kind. Found: {listed(sorted(weights))}."
+            f"{what} has no {listed(sorted(unknown))}; these weights are of another kind. "
+            f"Found: {listed(sorted(weights))}."
         )
     chosen = {name: weights[name] for name in weights if name in required | optional}
     for name, tensor in chosen.items():
@@ -87,19 +92,22 @@ def _config(draft: Draft, d_in: int, d_sae: int, d_out: int) -> SaeConfig:
     return SaeConfig(d_in=d_in, d_sae=d_sae, d_out=d_out, output_scale=output_scale, **fields)
 
 
-def _sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
-    """Return d_in, d_sae, d_out: the biases have one length each, whatever way round the matrices are stored."""
+def sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """Return d_in, d_sae, d_out: biases have one length, whichever way round the matrices are stored."""
     for name, ndim in {"W_enc": 2, "b_enc": 1, "W_dec": 2, "b_dec": 1}.items():
         if tensors[name].ndim != ndim:
-            raise CheckpointError(f"{name} is {_shape(tensors[name])}; expected {ndim} dimension{'s'[: ndim - 1]}.")
+            kind = "a matrix" if ndim == 2 else "one number for each latent or coordinate"
+            raise CheckpointError(f"{name} is {_shape(tensors[name])}; expected {kind}.")
     d_sae, d_out = len(tensors["b_enc"]), len(tensors["b_dec"])
     rows, columns = tensors["W_enc"].shape
     if d_sae not in (rows, columns):
-        raise CheckpointError(f"W_enc is {_shape(tensors['W_enc'])}, but b_enc has {d_sae} numbers, one per latent.")
+        raise CheckpointError(
+            f"W_enc is {_shape(tensors['W_enc'])}, but b_enc has {d_sae} numbers, one per latent."
+        )
     return (rows if columns == d_sae else columns), d_sae, d_out
 
 
-def _oriented(tensor: Tensor, name: str, sizes: tuple[int, int, int]) -> Tensor:
+def oriented(tensor: Tensor, name: str, sizes: tuple[int, int, int]) -> Tensor:
     """Return a matrix this project's way round; a square one is as the format's convention left it."""
     d_in, d_sae, d_out = sizes
     expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "W_skip": (d_in, d_out)}.get(name)
@@ -116,7 +124,10 @@ def _own_copy(tensor: Tensor, name: str) -> Tensor:
     order = torch.preserve_format if name == "W_enc" else torch.contiguous_format
     copy = tensor.to(torch.float32, copy=True, memory_format=order)
     if copy.numel() and not all(bound.isfinite() for bound in torch.aminmax(copy)):
-        raise CheckpointError(f"{name} has values that are NaN or infinite in float32; the training diverged or the file is damaged.")
+        raise CheckpointError(
+            f"{name} has values that are NaN or infinite in float32: training diverged, or the file is damaged. "
+            "Give another checkpoint."
+        )
     return copy
 
 

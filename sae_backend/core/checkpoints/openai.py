@@ -1,7 +1,7 @@
-"""OpenAI's sparse_autoencoder: one torch file, a flat state dict of nn.Linear weights; the file names no hook point.
+"""OpenAI's sparse_autoencoder: one torch file, a flat state dict of nn.Linear weights, without a hook point.
 
-acts = act((n(x) - pre_bias) @ W + latent_bias); recon = (acts @ W_dec + pre_bias) * std + mean, where n is a layer norm
-exactly if the stored activation is TopK: their own reader infers it so, there is no flag.
+acts = act((n(x) - pre_bias) @ W + latent_bias); recon = (acts @ W_dec + pre_bias) * std + mean,
+where n is a layer norm exactly if the stored activation is TopK: their own reader infers it, there is no flag.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def recognises(files: Files) -> bool:
 
 
 def convert(files: Files) -> SparseAutoencoder:
-    """Return the SAE; a TopK file written by their train.py needs k from the person, for it is not in the file."""
+    """Return the SAE; a TopK file of their train.py does not hold k, which the person must give."""
     state = files.weights(one(files.holding(*KEYS), "checkpoints"))
     weights = {name: value for name, value in state.items() if name not in NOT_WEIGHTS}
     tensors = _renamed(tensors_of(weights, set(KEYS), DECODERS, "an OpenAI autoencoder"))
@@ -82,7 +82,7 @@ def _k(state: Mapping[str, Any], files: Files) -> int:
     postact = details.get("postact_fn", state.get("activation.postact_fn", "ReLU"))
     if postact != "ReLU":
         raise CheckpointError(
-            f"postact_fn is {settings.shown(postact)}: activations that may be negative are not supported, only ReLU is."
+            f"postact_fn is {settings.shown(postact)}, with which activations may be negative; only ReLU is supported."
         )
     k = files.overrides.k or details.get("k", state.get("activation.k"))
     if k is None:

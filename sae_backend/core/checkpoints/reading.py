@@ -1,13 +1,14 @@
-"""Read what a stranger uploaded: containers are recognised by their bytes, nothing is unpickled freely, sizes are capped.
+"""Read what a stranger uploaded: containers by their bytes, sizes capped, nothing unpickled freely.
 
-A raw pickle can run code, a zip can expand to terabytes, a tensor can claim memory that its file does not hold:
-each of these is refused here, so that the formats see only plain tensors, numbers and text.
+A raw pickle can run code, a zip can expand to terabytes, a tensor can claim memory that its file does not
+hold: each is refused here, so that the formats see only plain tensors, numbers and text.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -32,11 +33,13 @@ MAX_PICKLE = 8 << 20
 MAX_BYTES = 64 << 30
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TORCH_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 UNREADABLE: dict[str, str] = {
     "empty": "is empty; upload it again",
     "pickle": "is a raw pickle, which can run code when read; save the weights as safetensors instead",
     "torch_legacy": "is in torch's container from before 2020; save it again with a current torch",
     "gzip": "is compressed with gzip; uncompress it first",
+    "zip": "is an archive without weights that this reads; unpack it and give the folder of one SAE",
 }
 
 
@@ -68,7 +71,7 @@ class Files:
         return {name: sniff(path) for name, path in self.paths.items()}
 
     def weights(self, name: str) -> dict[str, Any]:
-        """Return the tensors (and, from torch files, plain values) of one file; tensors are views of the mapped file."""
+        """Return the tensors (of torch files also plain values) of one file, as views of the mapped file."""
         if name not in self._read:
             read = read_safetensors if self.kinds[name] == "safetensors" else read_torch
             if self.paths[name].stat().st_size > self.max_bytes:
@@ -88,19 +91,21 @@ class Files:
 
     def describe(self) -> str:
         """Return a sentence on what was found, for a checkpoint that no format recognises."""
+        keys = [f"{listed([name])} has {listed(self.weights(name))}" for name in self.holding()]
+        if keys:
+            return "; ".join(keys[:5]) + "."
         for name, kind in self.kinds.items():
-            if kind in UNREADABLE and (kind != "empty" or len(self.paths) == 1):
-                return f"{name} {UNREADABLE[kind]}."
-        keys = [f"{name} has {listed(self.weights(name))}" for name in self.holding()]
-        if not keys:
-            return f"There are no weights in {listed(self.paths)}: expected a .safetensors or .pt file."
-        return "; ".join(keys[:5]) + "."
+            if kind in UNREADABLE:
+                return f"{listed([name])} {UNREADABLE[kind]}."
+        return f"There are no weights in {listed(self.paths)}: expected a .safetensors or .pt file."
 
 
 def one(names: list[str], what: str) -> str:
     """Return the only name, or say that one must be chosen."""
     if len(names) != 1:
-        raise CheckpointError(f"There are {len(names)} {what} here ({listed(names)}); give the path of one of them.")
+        raise CheckpointError(
+            f"There are {len(names)} {what} here ({listed(names)}); give the path of one of them."
+        )
     return names[0]
 
 
@@ -111,7 +116,7 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
 
 
 def sniff(path: Path) -> Kind:
-    """Judge a file by its bytes; only a broken safetensors file is judged by its name, to say what is wrong with it."""
+    """Judge a file by its bytes, by its name only to say what is wrong with a broken safetensors file."""
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
@@ -128,7 +133,7 @@ def sniff(path: Path) -> Kind:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of at most MAX_JSON bytes; a name given twice is refused, not guessed at."""
+    """Return the JSON object in a file of at most MAX_JSON bytes; a setting given twice is refused."""
     if path.stat().st_size > MAX_JSON:
         raise CheckpointError(f"{path.name} is larger than {MAX_JSON:,} bytes, which no configuration is.")
     try:
@@ -140,7 +145,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path.name} is not JSON in UTF-8: {str(error)[:120]}.") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} holds a {type(value).__name__}; expected an object with named settings.")
+        raise CheckpointError(
+            f"{path.name} holds a {type(value).__name__}; expected an object with named settings."
+        )
     return value
 
 
@@ -150,38 +157,55 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
             if len(names) > MAX_TENSORS:
-                raise CheckpointError(f"{path.name} has {len(names):,} tensors; no SAE has more than {MAX_TENSORS:,}.")
+                raise CheckpointError(
+                    f"{path.name} has {len(names):,} tensors; no SAE has more than {MAX_TENSORS:,}."
+                )
             return {name: file.get_tensor(name) for name in names}
     except CheckpointError:
         raise
     except Exception as error:  # whatever the library throws at a broken file is the file's fault
-        raise CheckpointError(f"{path.name} is not a readable safetensors file ({_first_line(error)}).") from None
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file ({_first_line(error)})."
+        ) from None
 
 
 def read_torch(path: Path) -> dict[str, Any]:
-    """Return the flat state dict in a torch file: plain dense CPU tensors, numbers, text and small dicts of these."""
+    """Return the flat state dict in a torch file: dense CPU tensors, numbers, text and dicts of these."""
     _check_torch_zip(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch documents none of what it throws at a hostile file
-        raise CheckpointError(
-            f"{path.name} cannot be read as plain weights ({_first_line(error)}). Objects other than tensors, "
-            "such as a whole module or a configuration class, are never unpickled: save the state dict alone."
-        ) from None
+        if foreign := FOREIGN.search(str(error)):
+            raise CheckpointError(
+                f"{path.name} asks for the Python object {listed([foreign[1]])}, which might run code and is "
+                "never loaded; save the state dict alone, with tensors and nothing else."
+            ) from None
+        raise CheckpointError(f"{path.name} is not a readable torch file ({_first_line(error)}).") from None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise CheckpointError(f"{path.name} holds a {type(state).__name__}; expected a state dict of named tensors.")
+        raise CheckpointError(
+            f"{path.name} holds a {type(state).__name__}; expected a state dict of named tensors."
+        )
     if len(state) > MAX_TENSORS:
-        raise CheckpointError(f"{path.name} has {len(state):,} entries; no SAE has more than {MAX_TENSORS:,}.")
-    return {name: _plain_tensor(value, name) if isinstance(value, Tensor) else value for name, value in state.items()}
+        raise CheckpointError(
+            f"{path.name} has {len(state):,} entries; no SAE has more than {MAX_TENSORS:,}."
+        )
+    return {
+        name: _plain_tensor(value, name) if isinstance(value, Tensor) else value
+        for name, value in state.items()
+    }
 
 
 def _plain_tensor(tensor: Tensor, name: str) -> Tensor:
-    """Refuse tensors that weights_only accepts but that hold no data of their own, before anything copies them."""
+    """Refuse tensors that weights_only accepts but that hold less data than they claim, before any copy."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         kind = "quantized" if tensor.is_quantized else f"{tensor.layout}, on {tensor.device}"
-        raise CheckpointError(f"{listed([name])} is not a plain dense tensor ({kind}); save it dense and on the CPU.")
+        raise CheckpointError(
+            f"{listed([name])} is not a plain dense tensor ({kind}); save it dense and on the CPU."
+        )
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        raise CheckpointError(f"{listed([name])} claims {tensor.numel():,} numbers but stores fewer; save a real copy.")
+        raise CheckpointError(
+            f"{listed([name])} claims {tensor.numel():,} numbers but stores fewer; save a real copy."
+        )
     return tensor.detach()
 
 
@@ -189,7 +213,9 @@ def _check_sizes(weights: dict[str, Any], name: str, max_bytes: int) -> None:
     """Refuse what would not fit into the limit as float32, before anything is allocated."""
     needed = sum(4 * value.numel() for value in weights.values() if isinstance(value, Tensor))
     if needed > max_bytes:
-        raise CheckpointError(f"{name} needs {needed:,} bytes in float32; the limit set here is {max_bytes:,}.")
+        raise CheckpointError(
+            f"{name} needs {needed:,} bytes in float32; the limit set here is {max_bytes:,}."
+        )
 
 
 def _check_torch_zip(path: Path) -> None:
@@ -198,7 +224,10 @@ def _check_torch_zip(path: Path) -> None:
         members = archive.infolist()
     if len({member.filename for member in members}) < len(members):
         raise CheckpointError(f"{path.name} has two members of one name; save it again with torch.")
-    if any(m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1 or m.file_size != m.compress_size for m in members):
+    if any(
+        m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1 or m.file_size != m.compress_size
+        for m in members
+    ):
         raise CheckpointError(f"{path.name} is a compressed or encrypted archive; torch.save writes neither.")
     if sum(m.file_size for m in members) > path.stat().st_size:
         raise CheckpointError(f"{path.name} has members that overlap; save it again with torch.")
@@ -211,7 +240,9 @@ def _sniff_zip(path: Path) -> Kind:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # a damaged central directory has many faces
-        raise CheckpointError(f"{path.name} is a damaged zip archive or torch file; upload it again.") from None
+        raise CheckpointError(
+            f"{path.name} is a damaged zip archive or torch file; upload it again."
+        ) from None
     return "torch" if any(name.rpartition("/")[2] == "data.pkl" for name in names) else "zip"
 
 
@@ -226,7 +257,9 @@ def _list_files(path: Path) -> dict[str, Path]:
         here = Path(folder).relative_to(path)
         if len(here.parts) >= MAX_DEPTH - 1:
             subfolders.clear()
-        found |= {(here / name).as_posix(): Path(folder) / name for name in names if (Path(folder) / name).is_file()}
+        found |= {
+            (here / name).as_posix(): Path(folder) / name for name in names if (Path(folder) / name).is_file()
+        }
         if len(found) > MAX_FILES:
             raise CheckpointError(f"{path} has more than {MAX_FILES:,} files; give the folder of one SAE.")
     if not found:

@@ -1,8 +1,8 @@
-"""SAELens folders, version 0.7 to 6: cfg.json and sae_weights.safetensors, with the sidecars that change the mathematics.
+"""SAELens folders, version 0.7 to 6: cfg.json, sae_weights.safetensors and the sidecars that change the result.
 
-Three layouts of cfg.json: v6 has a `metadata` object; v3 to v5 are flat with hook_name; before that it is the whole
-runner configuration with hook_point. What can be folded into the weights exactly is folded, as SAELens itself does
-before it saves a final model: decoder norms of rescale_acts_by_decoder_norm, finetuning factors, whitening.
+Three layouts of cfg.json: v6 has a `metadata` object; v3 to v5 are flat with hook_name; before that it is the
+whole runner configuration, with hook_point. What can be folded into the weights exactly is folded, as SAELens
+itself does before it saves a final model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import Plain
 from ..sae import SparseAutoencoder
-from . import settings
+from . import folding, settings
 from .assembling import Draft, assemble, tensors_of
 from .errors import CheckpointError
 from .reading import Files, one
@@ -55,13 +55,23 @@ INPUT_NORMS = {
     "layer_norm": "layer_norm",
     "constant_norm_rescale": "constant_norm",
 }
-NOT_METADATA = {"d_in", "d_sae", "d_out", "k", "model_name", "hook_name", "hook_name_out", "hook_point", "architecture"}
+NOT_METADATA = {
+    "d_in",
+    "d_sae",
+    "d_out",
+    "k",
+    "model_name",
+    "hook_name",
+    "hook_name_out",
+    "hook_point",
+    "architecture",
+}
 FROM_RUNNER = ("training_tokens", "dataset_path", "context_size", "prepend_bos", "seed")
 NOT_FOLDED = "The factor its inputs were scaled with in training is not in the file; 1 is assumed."
 
 
 def recognises(files: Files) -> bool:
-    """Say whether there is a cfg.json and a file with SAELens' names, and neither is of a format that shares them."""
+    """Say whether there are a cfg.json and weights under SAELens' names, in no format that shares either."""
     cfg = files.json(CFG)
     return cfg is not None and bool(_weight_files(files)) and ("architecture" in cfg or "d_in" in cfg)
 
@@ -78,17 +88,20 @@ def convert(files: Files) -> SparseAutoencoder:
     if draft.architecture == "topk":
         draft.k = files.overrides.k or settings.whole(_k(cfg), "k")
     _normalise_input(draft, cfg, files)
-    _fold_scales(draft.tensors)
+    if written in TRANSCODERS:
+        _check_transcoder(draft, files)
+    folding.fold_factors(draft.tensors, SCALES)
     if settings.flag(cfg.get("rescale_acts_by_decoder_norm", False), "rescale_acts_by_decoder_norm"):
-        _fold_decoder_norm(draft.tensors)
+        folding.fold_decoder_norm(draft.tensors)
     return assemble(draft, files)
 
 
 def _weight_files(files: Files) -> list[str]:
-    """Return the safetensors files with SAELens' decoder or encoder; sparsify's also have W_dec, beside encoder.weight."""
+    """Return the files with SAELens' decoder or encoder; sparsify's also have W_dec, beside encoder.weight."""
     named = {name for key in ("W_dec", "W_enc") for name in files.holding(key)}
     return sorted(
-        name for name in named
+        name
+        for name in named
         if files.kinds[name] == "safetensors" and "encoder.weight" not in files.weights(name)
     )
 
@@ -119,8 +132,11 @@ def _k(cfg: Mapping[str, Any]) -> Any:
 
 
 def _subtracts(written: str, cfg: Mapping[str, Any]) -> bool:
-    """Return whether b_dec is subtracted from the input; a transcoder's belongs to its output and never is."""
-    return settings.flag(cfg.get("apply_b_dec_to_input", True), "apply_b_dec_to_input") and written not in TRANSCODERS
+    """Return whether b_dec is subtracted from the input; a transcoder's belongs to its output only."""
+    return (
+        settings.flag(cfg.get("apply_b_dec_to_input", True), "apply_b_dec_to_input")
+        and written not in TRANSCODERS
+    )
 
 
 def _describe(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None:
@@ -130,18 +146,25 @@ def _describe(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None:
         raise CheckpointError(f"metadata is {settings.shown(about)}; expected an object.")
     head = about.get("hook_head_index", about.get("hook_point_head_index"))
     if head is not None:
-        raise CheckpointError(f"This SAE reads the single attention head {settings.shown(head)}; only whole hook points can be read.")
+        raise CheckpointError(
+            f"This SAE reads the single attention head {settings.shown(head)}; only whole hook points are read."
+        )
     draft.hook_name = settings.hook(_hook_name(about), "hook_name")
     draft.hook_name_out = settings.hook(about.get("hook_name_out"), "hook_name_out")
     draft.model_name = settings.text(about.get("model_name"), "model_name")
     runner = files.json("runner_cfg.json") or {}
     known = {name: runner[name] for name in FROM_RUNNER if name in runner} | about
-    draft.metadata = settings.plain({name: value for name, value in known.items() if name not in NOT_METADATA})
+    draft.metadata = settings.plain(
+        {name: value for name, value in known.items() if name not in NOT_METADATA}
+    )
 
 
 def _hook_name(about: Mapping[str, Any]) -> Any:
     """Return the hook point; in the days of SAE groups its layer was a placeholder."""
-    hook, layer = about.get("hook_name", about.get("hook_point")), about.get("hook_point_layer", about.get("hook_layer"))
+    hook, layer = (
+        about.get("hook_name", about.get("hook_point")),
+        about.get("hook_point_layer", about.get("hook_layer")),
+    )
     return hook.replace("{layer}", str(layer)) if isinstance(hook, str) and isinstance(layer, int) else hook
 
 
@@ -153,7 +176,7 @@ def _tensors(architecture: str, written: str, weights: Mapping[str, Any]) -> dic
     tensors = tensors_of(weights, required | skip, set(SCALES), f"a SAELens {written} SAE")
     translate: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
         "log_threshold": ("threshold", torch.exp),
-        "topk_threshold": ("threshold", lambda threshold: threshold.expand(_d_sae(tensors))),
+        "topk_threshold": ("threshold", lambda threshold: threshold.expand(tensors["b_enc"].numel())),
         "W_skip": ("W_skip", lambda skip: skip.T),
     }
     for name in translate.keys() & tensors.keys():
@@ -168,10 +191,6 @@ def _threshold_name(weights: Mapping[str, Any]) -> set[str]:
     return {"log_threshold"} if "log_threshold" in weights and "threshold" not in weights else {"threshold"}
 
 
-def _d_sae(tensors: Mapping[str, Tensor]) -> int:
-    return len(tensors["b_enc"]) if tensors["b_enc"].ndim else 1
-
-
 def _check_sizes(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Refuse a cfg.json that belongs to other weights."""
     for setting, tensor in (("d_in", "W_enc"), ("d_sae", "W_enc"), ("d_out", "W_dec")):
@@ -179,11 +198,13 @@ def _check_sizes(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
             continue
         size, shape = settings.whole(cfg[setting], setting), tuple(tensors[tensor].shape)
         if size not in shape:
-            raise CheckpointError(f"cfg.json says {setting} {size}, but {tensor} is {' × '.join(map(str, shape))}.")
+            raise CheckpointError(
+                f"cfg.json says {setting} {size}, but {tensor} is {' × '.join(map(str, shape))}."
+            )
 
 
 def _normalise_input(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None:
-    """Set how inputs are normalised, reading the factors that a checkpoint saved during training keeps beside it."""
+    """Set how inputs are normalised; a checkpoint saved during training keeps the factors beside it."""
     norm = settings.choice(cfg.get("normalize_activations"), "normalize_activations", INPUT_NORMS)
     scaler = files.json("activation_scaler.json") or {}
     if norm in ("layer_norm", "constant_norm"):
@@ -191,58 +212,24 @@ def _normalise_input(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None
     if scaler.get("scaling_factor") is not None:
         draft.input_scale = settings.number(scaler["scaling_factor"], "scaling_factor")
     elif scaler.get("has_whitening"):
-        _fold_whitening(draft, files)
+        folding.fold_whitening(draft, _whitening(files))
     elif norm in ("expected_average_only_in", "covariance_whitening"):
         note: dict[str, Plain] = {"note": NOT_FOLDED}
         draft.metadata |= note
 
 
-def _fold_scales(tensors: dict[str, Tensor]) -> None:
-    """Fold the factors that finetuning multiplied the activations with before decoding."""
-    for name in SCALES:
-        factor = tensors.pop(name, None)
-        if factor is not None and not bool((factor == 1).all()):
-            _one_per_latent(factor, name, tensors)
-            tensors["W_dec"] = _decoder_rows(tensors).float() * factor.float().unsqueeze(1)
+def _check_transcoder(draft: Draft, files: Files) -> None:
+    """Refuse what would be read wrongly: an unnamed output, a scaled input whose output scale no file has."""
+    if not (draft.hook_name_out or files.overrides.hook_name_out):
+        raise CheckpointError(
+            "This is a transcoder, and the files do not say where it writes: give hook_name_out."
+        )
+    if draft.input_norm != "none" or draft.input_scale != 1.0:
+        raise CheckpointError("Transcoders with normalised or scaled inputs are not supported.")
 
 
-def _fold_decoder_norm(tensors: dict[str, Tensor]) -> None:
-    """Fold |W_dec row| into the encoder: pre_acts * norm are ranked and kept, and decoded along unit rows."""
-    rows = _decoder_rows(tensors).float()
-    _one_per_latent(tensors["b_enc"], "b_enc", tensors)
-    norm = rows.norm(dim=1)
-    encoder = tensors["W_enc"].float()
-    encoder = encoder if encoder.shape[-1] == len(norm) else encoder.T
-    tensors["W_enc"], tensors["b_enc"] = encoder * norm, tensors["b_enc"].float() * norm
-    # The row of a latent without a decoder stays zero.
-    tensors["W_dec"] = rows / norm.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
-
-
-def _decoder_rows(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return W_dec with one row per latent."""
-    W_dec = tensors["W_dec"]
-    if W_dec.ndim != 2 or _d_sae(tensors) not in W_dec.shape:
-        raise CheckpointError(f"W_dec is {' × '.join(map(str, W_dec.shape))}; expected one row for each of {_d_sae(tensors)} latents.")
-    return W_dec if len(W_dec) == _d_sae(tensors) else W_dec.T
-
-
-def _one_per_latent(tensor: Tensor, name: str, tensors: Mapping[str, Tensor]) -> None:
-    if tensor.shape != (len(_decoder_rows(tensors)),):
-        raise CheckpointError(f"{name} has {tensor.numel()} numbers; expected one for each of {_d_sae(tensors)} latents.")
-
-
-def _fold_whitening(draft: Draft, files: Files) -> None:
-    """Fold x -> (x - mean) @ matrix, and its inverse after decoding, into the weights."""
-    name = one(files.holding("mean", "matrix", "inverse_matrix"), "activation_whitening.safetensors files")
+def _whitening(files: Files) -> dict[str, Tensor]:
+    """Return mean, matrix and inverse_matrix of activation_whitening.safetensors."""
     keys = {"mean", "matrix", "inverse_matrix"}
-    white = {key: t.float() for key, t in tensors_of(files.weights(name), keys, set(), "a whitening").items()}
-    tensors = draft.tensors
-    try:
-        W_enc, b_dec = tensors["W_enc"].float(), tensors["b_dec"].float()
-        encoder = white["matrix"] @ W_enc
-        if not draft.subtract_b_dec:
-            tensors["b_enc"] = tensors["b_enc"].float() - white["mean"] @ encoder
-        tensors["W_enc"], tensors["W_dec"] = encoder, tensors["W_dec"].float() @ white["inverse_matrix"]
-        tensors["b_dec"] = b_dec @ white["inverse_matrix"] + white["mean"]
-    except RuntimeError:
-        raise CheckpointError(f"The shapes of {name} do not fit the weights; they belong to different SAEs.") from None
+    name = one(files.holding(*keys), "activation_whitening.safetensors files")
+    return tensors_of(files.weights(name), keys, set(), "a whitening")

@@ -1,4 +1,4 @@
-"""Check the single settings of a stranger's configuration: each comes back typed or as a sentence on what is wrong."""
+"""Check single settings of a stranger's configuration: each comes back typed, or a sentence says what is wrong."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def whole(value: Any, name: str) -> int:
 
 
 def number(value: Any, name: str) -> float:
-    """Return a finite positive number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    """Return a positive number whose inverse is finite in float32."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 < value < 1e30:
         raise CheckpointError(f"{name} is {shown(value)}; it must be a positive number.")
     return float(value)
 
@@ -67,9 +67,11 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Plain]:
     """Return what is small and plain of a mapping, one level of nesting spelled with dots, for the page."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
-    kept = {name: value for name, value in flat.items() if len(name) <= MAX_TEXT and name.isprintable() and _is_plain(value)}
-    return dict(list(kept.items())[:MAX_METADATA])
+        flat |= (
+            {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    kept = [(name, value) for name, value in flat.items() if _is_plain(name) and _is_plain(value)]
+    return dict(kept[:MAX_METADATA])
 
 
 def shown(value: Any) -> str:
@@ -84,4 +86,4 @@ def _is_plain(value: Any) -> bool:
         return len(value) <= MAX_TEXT and value.isprintable()
     if isinstance(value, int):
         return abs(value) < 1 << 63
-    return value is not None and isinstance(value, float) and math.isfinite(value)
+    return isinstance(value, float) and math.isfinite(value)
