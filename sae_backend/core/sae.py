@@ -143,7 +143,7 @@ SELECT: dict[str, Callable[[SparseAutoencoder, Tensor], SparseActs]] = {
 
 @dataclass(eq=False)
 class SparseAutoencoder:
-    """Weights in float32, oriented as in SAELens, on the checkpoint's own scale; ValueError on wrong shapes."""
+    """Weights in float32, oriented as in SAELens, on the checkpoint's scale; ValueError on wrong shapes."""
 
     cfg: SaeConfig
     W_enc: Tensor
@@ -230,13 +230,13 @@ class SparseAutoencoder:
         return self.W_dec.norm(dim=1) * self.cfg.output_scale
 
     def canonical_scale(self, x: Tensor) -> Tensor:
-        """Return [n], each token's factor of the canonical scale: 1 unless inputs are normalised per token."""
+        """Return [n], each token's factor of the canonical scale: 1 without a per-token input norm."""
         flat = self._flatten(x)
         scale = self._statistics(flat).scale
         return flat.new_ones(len(flat)) if scale is None else scale.squeeze(1)
 
     def identity(self) -> str:
-        """Return 64 hex digits of what is computed and where; names, metadata and file format do not matter."""
+        """Return 64 hex digits of what is computed and where, whatever the names, metadata and format."""
         digest = hashlib.sha256(json.dumps(_computed_fields(self.cfg), sort_keys=True).encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name}{list(tensor.shape)}".encode())

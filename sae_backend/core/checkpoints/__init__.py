@@ -46,5 +46,5 @@ def _convert(files: Files) -> SparseAutoencoder:
             return known.convert(files)
     names = ", ".join(known.NAME for known in FORMATS)
     raise CheckpointError(
-        f"No known format. {files.describe()} Known are {names}; SAELens weights need their cfg.json with them."
+        f"No known format. {files.describe()} Known are {names}; SAELens weights need their cfg.json."
     )

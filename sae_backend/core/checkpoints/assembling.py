@@ -1,4 +1,4 @@
-"""From a format's tensors and facts to a SparseAutoencoder: orientation, one float32 copy, and every check."""
+"""From a format's tensors and facts to a SparseAutoencoder: orientation, a float32 copy, every check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INPUT_NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": "con
 
 @dataclass
 class Draft:
-    """What a format found, its tensors under this project's names and, if square, this project's way round."""
+    """What a format found, its tensors under this project's names and, where square, its way round."""
 
     format: str
     architecture: Architecture
@@ -125,8 +125,8 @@ def _own_copy(tensor: Tensor, name: str) -> Tensor:
     copy = tensor.to(torch.float32, copy=True, memory_format=order)
     if copy.numel() and not all(bound.isfinite() for bound in torch.aminmax(copy)):
         raise CheckpointError(
-            f"{name} has values that are NaN or infinite in float32: training diverged, or the file is damaged. "
-            "Give another checkpoint."
+            f"{name} has values that are NaN or infinite in float32: training diverged, or the file is "
+            "damaged. Give another checkpoint."
         )
     return copy
 

@@ -1,7 +1,7 @@
 """OpenAI's sparse_autoencoder: one torch file, a flat state dict of nn.Linear weights, without a hook point.
 
 acts = act((n(x) - pre_bias) @ W + latent_bias); recon = (acts @ W_dec + pre_bias) * std + mean,
-where n is a layer norm exactly if the stored activation is TopK: their own reader infers it, there is no flag.
+where n is a layer norm exactly if the stored activation is TopK: their reader infers it, there is no flag.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def _k(state: Mapping[str, Any], files: Files) -> int:
     postact = details.get("postact_fn", state.get("activation.postact_fn", "ReLU"))
     if postact != "ReLU":
         raise CheckpointError(
-            f"postact_fn is {settings.shown(postact)}, with which activations may be negative; only ReLU is supported."
+            f"postact_fn is {settings.shown(postact)}, with which activations may be negative; "
+            "only ReLU is supported."
         )
     k = files.overrides.k or details.get("k", state.get("activation.k"))
     if k is None:

@@ -1,4 +1,4 @@
-"""SAELens folders, version 0.7 to 6: cfg.json, sae_weights.safetensors and the sidecars that change the result.
+"""SAELens folders, version 0.7 to 6: cfg.json, sae_weights.safetensors and sidecars that change the result.
 
 Three layouts of cfg.json: v6 has a `metadata` object; v3 to v5 are flat with hook_name; before that it is the
 whole runner configuration, with hook_point. What can be folded into the weights exactly is folded, as SAELens
@@ -87,17 +87,17 @@ def convert(files: Files) -> SparseAutoencoder:
     _check_sizes(cfg, draft.tensors)
     if draft.architecture == "topk":
         draft.k = files.overrides.k or settings.whole(_k(cfg), "k")
-    _normalise_input(draft, cfg, files)
-    if written in TRANSCODERS:
-        _check_transcoder(draft, files)
     folding.fold_factors(draft.tensors, SCALES)
     if settings.flag(cfg.get("rescale_acts_by_decoder_norm", False), "rescale_acts_by_decoder_norm"):
         folding.fold_decoder_norm(draft.tensors)
+    _normalise_input(draft, cfg, files)
+    if written in TRANSCODERS:
+        _check_transcoder(draft, files)
     return assemble(draft, files)
 
 
 def _weight_files(files: Files) -> list[str]:
-    """Return the files with SAELens' decoder or encoder; sparsify's also have W_dec, beside encoder.weight."""
+    """Return the files with SAELens' decoder or encoder; sparsify's have W_dec beside encoder.weight."""
     named = {name for key in ("W_dec", "W_enc") for name in files.holding(key)}
     return sorted(
         name
@@ -147,7 +147,7 @@ def _describe(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None:
     head = about.get("hook_head_index", about.get("hook_point_head_index"))
     if head is not None:
         raise CheckpointError(
-            f"This SAE reads the single attention head {settings.shown(head)}; only whole hook points are read."
+            f"This SAE reads the single attention head {settings.shown(head)}; only whole points are read."
         )
     draft.hook_name = settings.hook(_hook_name(about), "hook_name")
     draft.hook_name_out = settings.hook(about.get("hook_name_out"), "hook_name_out")

@@ -1,4 +1,4 @@
-"""Check single settings of a stranger's configuration: each comes back typed, or a sentence says what is wrong."""
+"""Check single settings of a stranger's file: each comes back typed, or a sentence says what is wrong."""
 
 from __future__ import annotations
 
