@@ -12,14 +12,14 @@ def import_sae(import_id: int) -> None:
     jobs.import_sae(import_id)
 
 
-@app.task
+@app.task(priority=6)
 def compute_contexts(run_id: int, index: int) -> None:
     from sae_backend import jobs
 
     jobs.compute_contexts(run_id, index)
 
 
-@app.task
+@app.task(priority=3)
 def load_latents(run_id: int, index: int) -> None:
     from sae_backend import jobs
 
