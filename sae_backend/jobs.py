@@ -61,7 +61,7 @@ def _sae(pk: int) -> SparseAutoencoder:
 
 
 @lru_cache(maxsize=1)
-def _context_pass(run_id: int) -> ContextPass:
+def context_pass(run_id: int) -> ContextPass:
     run = Run.objects.select_related("sae__lm", "dataset__lm").get(pk=run_id)
     cfg = _config(run)
     _, special = packing.unpack_vocabulary(run.dataset.lm.vocabulary)
@@ -70,7 +70,7 @@ def _context_pass(run_id: int) -> ContextPass:
 
 
 @lru_cache(maxsize=1)
-def _latent_pass(run_id: int) -> LatentPass:
+def latent_pass(run_id: int) -> LatentPass:
     run = Run.objects.select_related("sae").get(pk=run_id)
     cfg = _config(run)
     lm = _lm(run.sae.lm_id, cfg.dtype)
@@ -96,11 +96,16 @@ def _file(shard: RunShard) -> str:
 # ---- runs ----------------------------------------------------------------------------------------
 
 
-def new_run(sae: Sae, dataset: Any, **options: Any) -> Run:
-    """A run with this machine's defaults, queued and sent."""
+def run_config(**options: Any) -> dict[str, Any]:
+    """A run's configuration with this machine's defaults and the versions that compute it."""
     config = asdict(RunConfig(**{"dtype": compute_dtype(), **options}))
     versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "transformer-lens", "numba")}
-    run = store.create_run(sae, dataset, {**config, "versions": versions})
+    return {**config, "versions": versions}
+
+
+def new_run(sae: Sae, dataset: Any, **options: Any) -> Run:
+    """A run with this machine's defaults, queued and sent."""
+    run = store.create_run(sae, dataset, run_config(**options))
     store.log(run.pk, f"queued: {dataset.n_tokens:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
     queue.start(run.pk)
     return run
@@ -114,7 +119,7 @@ def compute_contexts(run_id: int, index: int) -> None:
     with _claimed(shard) as report:
         run = Run.objects.select_related("dataset__lm").get(pk=run_id)
         tokens = store.read_contexts(run.dataset, shard.lo, shard.hi)
-        result = _context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
+        result = context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
         result.save(spool(run_id) / _file(shard))
         store.finish_contexts(shard)
     queue.continue_after_contexts(run_id)
@@ -126,7 +131,7 @@ def load_latents(run_id: int, index: int) -> None:
     if shard is None:
         return
     with _claimed(shard):
-        result = _latent_pass(run_id).shard(shard.lo, shard.hi)
+        result = latent_pass(run_id).shard(shard.lo, shard.hi)
         store.note_backend(shard.pk)
         store.load_latents(shard, result)
     queue.continue_after_latents(run_id)
@@ -141,13 +146,18 @@ def publish(run_id: int) -> None:
             store.publish(run_id, _figures(run))
             store.log(run_id, "published")
     shutil.rmtree(spool(run_id), ignore_errors=True)
-    for cached in (_latent_pass, _context_pass):
-        cached.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """Free what is kept for the run at hand; language models and SAEs stay."""
+    latent_pass.cache_clear()
+    context_pass.cache_clear()
 
 
 def _figures(run: Run) -> dict[str, Any]:
     """Fidelity, scale and timing of a run, for its summary."""
-    latents = _latent_pass(run.pk)
+    latents = latent_pass(run.pk)
     sae = _sae(run.sae_id)
     now = timezone.now()
     seconds = {

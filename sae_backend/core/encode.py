@@ -16,8 +16,8 @@ from torch import Tensor
 from sae_backend.core import kernels
 from sae_backend.core.sae import SparseAutoencoder
 
-_ROWS, _COLUMNS = 2048, 2048  # of one block of pre-activations: 8 MB in bfloat16
-_BITS = {torch.bfloat16: (torch.int16, 16), torch.float16: (torch.int16, 13), torch.float32: (torch.int32, 0)}
+ROWS, _COLUMNS = 2048, 2048  # of one block of pre-activations: 8 MB in bfloat16
+_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class BlockEncoder:
         if self.fast:
             W, b = sae.W_enc.to(dtype), sae.b_enc.to(dtype)
             self.blocks = [
-                (W[:, c : c + _COLUMNS].contiguous(), b[c : c + _COLUMNS].contiguous())
+                (c, W[:, c : c + _COLUMNS].contiguous(), b[c : c + _COLUMNS].contiguous())
                 for c in range(0, sae.cfg.d_sae, _COLUMNS)
             ]
 
     @torch.no_grad()
     def __call__(self, hidden: Tensor) -> Firings:
         """Firings of hidden [n d_in]."""
-        parts = [self._rows(hidden[r : r + _ROWS]) for r in range(0, len(hidden), _ROWS)]
+        parts = [self._rows(hidden[r : r + ROWS]) for r in range(0, len(hidden), ROWS)]
         counts = np.concatenate([np.diff(p.indptr) for p in parts])
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return Firings(indptr, np.concatenate([p.latent for p in parts]), np.concatenate([p.act for p in parts]))
@@ -65,26 +65,34 @@ class BlockEncoder:
         return Firings(indptr, acts.latent.cpu().numpy().astype(np.int32), acts.value.cpu().numpy())
 
     def _topk(self, hidden: Tensor) -> Firings:
-        k = int(self.sae.cfg.k or 0)
-        n, cap = len(hidden), 4 * k + 1
-        values, indices = np.empty((n, cap), np.int32), np.empty((n, cap), np.int32)
-        counts, bounds = np.zeros(n, np.int32), np.zeros(n, np.int32)
+        top = RunningTopK(len(hidden), int(self.sae.cfg.k or 0), self.dtype)
         x = self.sae.normalise(hidden.float()).x.to(self.dtype)
-        as_bits, shift = _BITS[self.dtype]
-        col = 0
-        for W, b in self.blocks:
-            pre = torch.addmm(b, x, W)  # [n columns]
-            kernels.topk_block(pre.view(as_bits).numpy(), col, k, values, indices, counts, bounds)
-            col += W.shape[1]
-        chosen = np.empty((n, k), np.int32)
-        kernels.topk_finish(values, indices, counts, k, chosen)
-        kept = chosen >= 0
-        bits = values[:, :k][kept]
-        act = self._floats(bits, shift)
-        indptr = np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int64)
-        return Firings(indptr, chosen[kept], act)
+        for column, W, b in self.blocks:
+            top.add(torch.addmm(b, x, W), column)
+        return top.chosen()
 
-    def _floats(self, bits: npt.NDArray[np.int32], shift: int) -> npt.NDArray[np.float32]:
+
+class RunningTopK:
+    """The k largest positive pre-activations of n tokens, exactly, over blocks of columns given in ascending order."""
+
+    def __init__(self, n: int, k: int, dtype: torch.dtype) -> None:
+        self.k, self.dtype = k, dtype
+        self._values, self._indices = np.empty((n, 4 * k + 1), np.int32), np.empty((n, 4 * k + 1), np.int32)
+        self._counts, self._bounds = np.zeros(n, np.int32), np.zeros(n, np.int32)
+
+    def add(self, pre_acts: Tensor, column: int) -> None:
+        """pre_acts [n columns], the first being latent `column`."""
+        bits = pre_acts.view(_BITS[self.dtype]).numpy()
+        kernels.topk_block(bits, column, self.k, self._values, self._indices, self._counts, self._bounds)
+
+    def chosen(self) -> Firings:
+        chosen = np.empty((len(self._counts), self.k), np.int32)
+        kernels.topk_finish(self._values, self._indices, self._counts, self.k, chosen)
+        kept = chosen >= 0
+        indptr = np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int64)
+        return Firings(indptr, chosen[kept], self._floats(self._values[:, : self.k][kept]))
+
+    def _floats(self, bits: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         if self.dtype == torch.float16:
             return bits.astype(np.int16).view(np.float16).astype(np.float32)
-        return (bits << shift).view(np.float32)
+        return (bits << (16 if self.dtype == torch.bfloat16 else 0)).view(np.float32)

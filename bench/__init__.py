@@ -1,0 +1,1 @@
+"""Benchmarks: every claim of speed or size in the documentation is a line that one of these prints."""

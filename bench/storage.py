@@ -1,0 +1,86 @@
+"""What a latent costs in PostgreSQL, and how near our loading comes to a raw COPY of the same bytes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.report import line
+
+TURNS = 3
+
+
+def measure(run: Any) -> None:
+    """Sizes and loading rates of a live run's rows."""
+    from django.db import connection
+
+    tables = (f"latent_r{run.pk}", f"latent_page_r{run.pk}")
+    d_sae = run.sae.d_sae
+    with connection.cursor() as cursor:
+        statistics, page = (_size(cursor, t) for t in tables)
+        line("bytes_per_latent", (statistics + page) / d_sae, "bytes, indexes included")
+        line("bytes_per_latent_statistics", statistics / d_sae, "bytes, indexes included")
+        line("bytes_per_latent_page", page / d_sae, "bytes, indexes included")
+        dumps = [_dump(cursor, t) for t in tables]
+        ours, raw = [], []
+        for _ in range(TURNS):
+            ours.append(_load_as_workers_do(run))
+            raw.append(_copy_raw(cursor, tables, dumps))
+    line("copy_ratio", min(raw) / min(ours), "time of a raw COPY over ours, packing included; 1 is the limit")
+    line("latents_loaded_per_second", d_sae / min(ours), "latents/s")
+    line("latents_copied_raw_per_second", d_sae / min(raw), "latents/s")
+
+
+def _size(cursor: Any, table: str) -> int:
+    cursor.execute("select pg_total_relation_size(%s)", [table])
+    return int(cursor.fetchone()[0])
+
+
+def _dump(cursor: Any, table: str) -> bytes:
+    with cursor.copy(f"copy {table} to stdout (format binary)") as copy:
+        return b"".join(bytes(part) for part in copy)
+
+
+def _load_as_workers_do(run: Any) -> float:
+    """Seconds to load every latent of a second run, shard by shard; that run is thrown away."""
+    from sae_backend import store
+    from sae_backend.models import Run, RunShard
+
+    again = store.create_run(run.sae, run.dataset, run.config)
+    Run.objects.filter(pk=again.pk).update(state=Run.State.LOADING)
+    spent = 0.0
+    for index, result in enumerate(_results(run)):
+        shard = store.claim(again.pk, RunShard.Kind.LATENTS, index, "bench")
+        assert shard is not None
+        begun = time.perf_counter()
+        store.load_latents(shard, result)
+        spent += time.perf_counter() - begun
+    store.cancel(again.pk)
+    return spent
+
+
+def _results(run: Any) -> list[Any]:
+    """What the workers computed, read back from the live run's activations."""
+    if not _kept:
+        from sae_backend import jobs
+
+        latents = jobs.latent_pass(run.pk)
+        _kept.extend(latents.shard(s.lo, s.hi) for s in run.shards.filter(kind="latents").order_by("index"))
+    return _kept
+
+
+_kept: list[Any] = []
+
+
+def _copy_raw(cursor: Any, tables: tuple[str, str], dumps: list[bytes]) -> float:
+    """Seconds to COPY the same rows into bare tables, committed once each."""
+    spent = 0.0
+    for table, dump in zip(tables, dumps, strict=True):
+        cursor.execute(f"create table raw_copy (like {table} including storage including compression)")
+        begun = time.perf_counter()
+        with cursor.copy("copy raw_copy from stdin (format binary)") as copy:
+            for a in range(0, len(dump), 1 << 20):
+                copy.write(dump[a : a + (1 << 20)])
+        spent += time.perf_counter() - begun
+        cursor.execute("drop table raw_copy")
+    return spent
