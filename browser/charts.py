@@ -28,6 +28,11 @@ class Tick:
     text: str
     side: str = ""  # "s" or "e": aligned with the start or the end of the axis
 
+    @property
+    def y(self) -> float:
+        """Of a grid line, downwards."""
+        return round(100 - self.at, 2)
+
 
 @dataclass(frozen=True)
 class Bars:
@@ -74,7 +79,8 @@ def activations(histogram: Histogram, top: float) -> ActivationChart:
     heights = log_heights(counts, ceiling)
     edges = np.linspace(0, top, N_INTERVALS + 1)
     bands = [
-        Band(i + 1, float(edges[i]), float(edges[i + 1]), int(n)) for i, n in enumerate(histogram.intervals.tolist())
+        Band(i + 1, float(edges[i]), float(edges[i + 1]), int(n))
+        for i, n in enumerate(histogram.intervals.tolist())
     ]
     paths = [
         Bars(f"bb{b.number}", _path(heights, (b.number - 1) * BARS_PER_BAND, b.number * BARS_PER_BAND))
@@ -92,7 +98,8 @@ def linear_counts(histogram: Histogram, top: float, bars: int) -> Ints:
     """
     at, below = _cumulative(histogram, top)
     edges = np.linspace(0, top, bars + 1)
-    return np.diff(np.floor(np.interp(edges, at, below) + 1e-6).astype(np.int64))
+    weaker = np.floor(np.interp(edges, at, below) + 1e-6).astype(np.int64)
+    return np.asarray(weaker[1:] - weaker[:-1])
 
 
 def _cumulative(histogram: Histogram, top: float) -> tuple[Floats, Floats]:
@@ -118,7 +125,7 @@ def _decades(ceiling: int) -> list[Tick]:
     decades = int(math.log10(ceiling))
     step = 1 + decades // 5
     powers = [10**i for i in range(0, decades + 1, step)]
-    return [Tick(float(log_heights([p], ceiling)[0]), _power(p)) for p in powers]
+    return [Tick(round(float(log_heights([p], ceiling)[0]), 2), _power(p)) for p in powers]
 
 
 def _power(n: int) -> str:
@@ -146,7 +153,11 @@ def logits(x: Logits, std: float | None) -> LogitChart | None:
     middle = np.linspace(x.low, x.high, n + 1)[:-1] + (x.high - x.low) / n / 2
     tail = TAIL * (std or math.inf)
     a, b = int(np.searchsorted(middle, -tail)), int(np.searchsorted(middle, tail))
-    parts = [Bars("ng", _path(heights, 0, a)), Bars("", _path(heights, a, b)), Bars("on", _path(heights, b, n))]
+    parts = [
+        Bars("ng", _path(heights, 0, a)),
+        Bars("", _path(heights, a, b)),
+        Bars("on", _path(heights, b, n)),
+    ]
     return LogitChart([p for p in parts if p.path], _range_ticks(x.low, x.high), int(x.counts.sum()))
 
 

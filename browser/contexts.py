@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from django.utils.safestring import SafeString, mark_safe
 
-from browser.tokens import Vocabulary, direction, units
+from browser.tokens import Line, Unit, Vocabulary, direction, units
 from sae_backend.packing import Examples
 
 NEAR_BEFORE, NEAR_AFTER = 16, 18  # tokens around the strongest one that a snippet shows
@@ -45,22 +45,29 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The tokens of one example as markup, laid out about the strongest one."""
+
+    before: SafeString
+    after: SafeString  # from the peak on
+    cut_before: str  # classes that say where text is left out
+    cut_after: str
+    direction: str
+    first: int  # place in the window of the first token sent
+    length: int  # of the window
+    whole: bool  # all of it is sent
+
+
+@dataclass(frozen=True)
 class Row:
-    """One example as _context.html draws it."""
+    """What _contexts.html says of one example."""
 
     key: str
     act: float
     share: int  # per cent of the latent's maximum
     source: str
     position: int
-    direction: str
-    before: SafeString
-    after: SafeString
-    cut_before: str  # classes that say where text is left out
-    cut_after: str
-    first: int  # place in the window of the first token sent
-    length: int  # of the window
-    whole: bool  # all of the window is sent
+    query: str  # of the page with this row opened, or closed
     open: bool
 
 
@@ -74,7 +81,9 @@ def place(vocabulary: Vocabulary, window: Window, at: int) -> tuple[int, int]:
     return window.document + len(breaks), at - breaks[-1] - 1
 
 
-def examples(packed: Examples, chosen: Sequence[int], windows: dict[int, Window], vocabulary: Vocabulary) -> list[Example]:
+def examples(
+    packed: Examples, chosen: Sequence[int], windows: dict[int, Window], vocabulary: Vocabulary
+) -> list[Example]:
     """The chosen ones of a latent's packed examples, in their order."""
     out = []
     for i in chosen:
@@ -86,47 +95,42 @@ def examples(packed: Examples, chosen: Sequence[int], windows: dict[int, Window]
     return out
 
 
-def row(vocabulary: Vocabulary, e: Example, top: float, source: str, each_way: int, is_open: bool) -> Row:
-    """Lay one example out with at most `each_way` tokens on both sides of its peak."""
-    n = len(e.window.tokens)
-    lo, hi = max(0, e.peak - each_way), min(n, e.peak + each_way + 1)
-    ids, acts = e.window.tokens[lo:hi].tolist(), e.acts[lo:hi].tolist()
+def around(e: Example) -> tuple[int, int]:
+    """What a concordance or a snippet sends: as much on either side of the peak."""
+    return max(0, e.peak - SENT), min(len(e.window.tokens), e.peak + SENT + 1)
+
+
+def part(e: Example, tokens: int) -> tuple[int, int]:
+    """The window, or so many tokens of it that hold the peak."""
+    lo = max(0, min(e.peak - tokens // 2, len(e.window.tokens) - tokens))
+    return lo, min(len(e.window.tokens), lo + tokens)
+
+
+def draw(vocabulary: Vocabulary, e: Example, span: tuple[int, int], top: float, spaces: bool) -> Drawn:
+    """Lay out the tokens lo ≤ i < hi of an example's window."""
+    n, (lo, hi) = len(e.window.tokens), span
+    ids = e.window.tokens[lo:hi].tolist()
     near = max(lo, e.peak - NEAR_BEFORE), min(hi, e.peak + NEAR_AFTER)
-    before, after = _sides(vocabulary, ids, acts, lo, e.peak, near, top)
-    act = float(e.acts[e.peak])
+    line = Line(e.acts[lo:hi].tolist(), e.peak - lo, top, spaces)
+    before, after = _sides(units(vocabulary, ids, line), line.peak, near[0] - lo, near[1] - lo)
     text = b"".join(vocabulary.token(t) for t in ids).decode("utf-8", "replace")
-    return Row(
-        key=e.key,
-        act=act,
-        share=round(100 * act / top) if top else 0,
-        source=source,
-        position=e.position,
-        direction=direction(text),
-        before=mark_safe(before),
-        after=mark_safe(after),
-        cut_before=_cuts(near[0] > 0, lo > 0),
-        cut_after=_cuts(near[1] < n, hi < n),
-        first=lo,
-        length=n,
-        whole=hi - lo == n,
-        open=is_open,
-    )
+    cuts = _cuts(near[0] > 0, lo > 0), _cuts(near[1] < n, hi < n)
+    return Drawn(mark_safe(before), mark_safe(after), *cuts, direction(text), lo, n, hi - lo == n)
 
 
-def _sides(
-    vocabulary: Vocabulary, ids: list[int], acts: list[float], lo: int, peak: int, near: tuple[int, int], top: float
-) -> tuple[str, str]:
-    """Markup before the peak and from it on; what a snippet leaves out stands in .far."""
-    far_before, before, after, far_after = [], [], [], []
-    for unit in units(vocabulary, ids, acts, peak - lo, top):
-        start, stop = unit.start + lo, unit.stop + lo
-        if stop <= peak:
-            (far_before if stop <= near[0] else before).append(unit.html)
-        else:
-            (far_after if start >= near[1] else after).append(unit.html)
-    left = f'<span class=far>{"".join(far_before)}</span>' if far_before else ""
-    right = f'<span class=far>{"".join(far_after)}</span>' if far_after else ""
-    return left + "".join(before), "".join(after) + right
+def _sides(drawn: list[Unit], peak: int, lo: int, hi: int) -> tuple[str, str]:
+    """Markup before the peak and from it on; what a snippet, lo ≤ i < hi, leaves out stands in .far."""
+    before = [u for u in drawn if u.stop <= peak]
+    after = drawn[len(before) :]
+    far = _far(u for u in before if u.stop <= lo), _far(u for u in after if u.start >= hi)
+    near_before = "".join(u.html for u in before if u.stop > lo)
+    near_after = "".join(u.html for u in after if u.start < hi)
+    return far[0] + near_before, near_after + far[1]
+
+
+def _far(drawn: Iterable[Unit]) -> str:
+    html = "".join(u.html for u in drawn)
+    return f"<span class=far>{html}</span>" if html else ""
 
 
 def _cuts(in_snippet: bool, in_full: bool) -> str:

@@ -24,7 +24,11 @@ class Figure:
     @property
     def rank(self) -> str:
         """The percentile in words."""
-        return "" if self.percentile is None else f"{ordinal(self.percentile)} percentile of the latents that fired"
+        return (
+            ""
+            if self.percentile is None
+            else f"{ordinal(self.percentile)} percentile of the latents that fired"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ _DECODER = (
         "D<sub>i</sub>",
         "Feature dimensionality, 1 / Σ cos² with the decoder rows of live latents: 1 has a dimension to itself",
     ),
-    _Definition("encoder_decoder_cos", "cos(enc, dec)", "Cosine of the encoder's column and the decoder's row"),
+    _Definition(
+        "encoder_decoder_cos", "cos(enc, dec)", "Cosine of the encoder's column and the decoder's row"
+    ),
     _Definition(
         "decoder_norm",
         "‖W<sub>dec</sub>‖",
@@ -57,24 +63,40 @@ STRIP = (
     _Definition("kurtosis", "Kurtosis", "Of the activations where it fires, m4 / m2²: a Gaussian has 3"),
     *_DECODER,
 )
-_OPPOSING = _Definition("opposing_cos", "Opposing cos", "Smallest cosine with another decoder row of this SAE")
+_OPPOSING = _Definition(
+    "opposing_cos", "Opposing cos", "Smallest cosine with another decoder row of this SAE"
+)
 DEAD_STRIP = (_DENSITY, *_DECODER, _OPPOSING)
 SHAPE = (
     _Definition("std_act", "Standard deviation", "Over the tokens where it fires"),
     _Definition("skewness", "Skewness", "Over the tokens where it fires"),
-    _Definition("kurtosis", "Kurtosis when active", "m4 / m2² over the tokens where it fires: a Gaussian has 3"),
-    _Definition("kurtosis_all", "Kurtosis over all tokens", "m4 / m2² over all counted tokens, zeros included"),
-    _Definition("kurtosis_zero", "Kurtosis about zero", "E[a⁴] / E[a²]² over all counted tokens: mostly restates density"),
+    _Definition(
+        "kurtosis", "Kurtosis when active", "m4 / m2² over the tokens where it fires: a Gaussian has 3"
+    ),
+    _Definition(
+        "kurtosis_all", "Kurtosis over all tokens", "m4 / m2² over all counted tokens, zeros included"
+    ),
+    _Definition(
+        "kurtosis_zero",
+        "Kurtosis about zero",
+        "E[a⁴] / E[a²]² over all counted tokens: mostly restates density",
+    ),
 )
 WEIGHTS = (
     _OPPOSING,
-    _Definition("logit_std", "Logit effect, std", "Standard deviation of the logit effects over the vocabulary"),
-    _Definition("logit_skewness", "Logit effect, skewness", "Positive where few tokens are strongly promoted"),
+    _Definition(
+        "logit_std", "Logit effect, std", "Standard deviation of the logit effects over the vocabulary"
+    ),
+    _Definition(
+        "logit_skewness", "Logit effect, skewness", "Positive where few tokens are strongly promoted"
+    ),
     _Definition("logit_kurtosis", "Logit effect, kurtosis", "m4 / m2² over the vocabulary: a Gaussian has 3"),
 )
 
 
-def figures(definitions: Sequence[_Definition], row: Mapping[str, Any], quantiles: Mapping[str, Any]) -> list[Figure]:
+def figures(
+    definitions: Sequence[_Definition], row: Mapping[str, Any], quantiles: Mapping[str, Any]
+) -> list[Figure]:
     """The figures that a latent's row has; undefined ones are kept."""
     return [
         Figure(mark_safe(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column))
@@ -84,7 +106,9 @@ def figures(definitions: Sequence[_Definition], row: Mapping[str, Any], quantile
 
 def _rank(quantiles: Mapping[str, Any], row: Mapping[str, Any], column: str) -> int | None:
     """None for the density of a dead latent, which is below all of them."""
-    return None if column == "density" and not row["firings"] else percentile(quantiles.get(column), row[column])
+    return (
+        None if column == "density" and not row["firings"] else percentile(quantiles.get(column), row[column])
+    )
 
 
 def percentile(quantiles: Sequence[float] | None, value: float | None) -> int | None:

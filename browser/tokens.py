@@ -109,7 +109,7 @@ def strings(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
 
 
 def direction(text: str) -> str:
-    """"rtl" where most letters are written from right to left, else nothing."""
+    """ "rtl" where most letters are written from right to left, else nothing."""
     if not text or max(text) < "\u0590":
         return ""
     kinds = [unicodedata.bidirectional(c) for c in text]
@@ -124,9 +124,9 @@ def level(act: float, top: float) -> int:
 def chip(vocabulary: Vocabulary, id: int, step: int = 0) -> SafeString:
     """One token by itself, at a step of the ramp or (0) neutral."""
     glyph = vocabulary.glyph(id)
-    ramp = f" l{step}" if step else ""
-    mark = "◌" if glyph.whole and glyph.text and unicodedata.combining(glyph.text[0]) else ""
-    return mark_safe(f'<span class="tki {glyph.classes}{ramp}">{mark}{glyph.html}</span>')
+    wanted = ("tki", "s" if glyph.html.startswith(" ") else "", glyph.classes, f"l{step}" if step else "")
+    carrier = "◌" if glyph.whole and glyph.text and unicodedata.combining(glyph.text[0]) else ""
+    return mark_safe(f'<span class="{" ".join(filter(None, wanted))}">{carrier}{glyph.html}</span>')
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,44 +138,56 @@ class Unit:
     html: str
 
 
-def units(vocabulary: Vocabulary, ids: Sequence[int], acts: Sequence[float], peak: int, top: float) -> list[Unit]:
-    """Markup of each group of consecutive tokens; `peak` is the place of the strongest one in ids."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What colours the tokens of a row."""
+
+    acts: Sequence[float]
+    peak: int  # place of the token that the row is about
+    top: float  # the latent's largest activation
+    spaces: bool = False  # leading spaces are marked, by a class that most tokens would have
+
+    def span(self, at: int, classes: str, html: str, raw: str | None = None) -> str:
+        """The token at a place of the row; raw is its text where that cannot be read off what is shown."""
+        act = self.acts[at]
+        if self.spaces and html.startswith(" "):
+            classes = f"s {classes}"
+        if act > 0:
+            classes = f"l{level(act, self.top)} {'pk ' if at == self.peak else ''}{classes}"
+        attributes = _class(classes.rstrip()) + (f" data-a={act:.4g}" if act > 0 else "")
+        kept = "" if raw is None else f' data-r="{escape(raw)}"'
+        return f"<span{attributes}{kept}>{html}</span>"
+
+
+def units(vocabulary: Vocabulary, ids: Sequence[int], line: Line) -> list[Unit]:
+    """Markup of each group of consecutive tokens."""
     glyphs = [vocabulary.glyph(i) for i in ids]
     out: list[Unit] = []
     at, n = 0, len(ids)
     while at < n:
         if glyphs[at].whole:
-            out.append(Unit(at, at + 1, _span(glyphs[at].classes, glyphs[at].html, acts[at], top, at == peak)))
+            out.append(Unit(at, at + 1, line.span(at, glyphs[at].classes, glyphs[at].html)))
             at += 1
             continue
         stop = next((j for j in range(at, n) if glyphs[j].whole), n)
-        out.extend(_divided([vocabulary.token(i) for i in ids[at:stop]], at, acts, peak, top))
+        out.extend(_divided([vocabulary.token(i) for i in ids[at:stop]], at, line))
         at = stop
     return out
 
 
-def _divided(tokens: list[bytes], at: int, acts: Sequence[float], peak: int, top: float) -> Iterator[Unit]:
-    """Units of tokens that are no whole characters by themselves."""
+def _divided(tokens: list[bytes], at: int, line: Line) -> Iterator[Unit]:
+    """Units of tokens that are no whole characters by themselves; `at` is the place of the first."""
     for group in groups(tokens):
-        cells = []
-        for j in range(group.start, group.stop):
-            content, classes = _part(tokens[j])
-            raw = group.text if group.stop - group.start == 1 else None
-            cells.append(_span(classes, content, acts[at + j], top, at + j == peak, raw))
-        html = "".join(cells)
-        if len(cells) > 1:
-            character = _divided_characters(tokens[group.start : group.stop])
+        own = tokens[group.start : group.stop]
+        raw = group.text if len(own) == 1 else None
+        html = "".join(
+            line.span(at + group.start + j, "by", _part(token), raw) for j, token in enumerate(own)
+        )
+        if len(own) > 1:
+            character = _divided_characters(own)
             kept = "" if character == group.text else f' data-r="{escape(group.text)}"'
             html = f'<span class=bys data-ch="{escape(character)}"{kept}>{html}</span>'
         yield Unit(at + group.start, at + group.stop, html)
-
-
-def _span(classes: str, html: str, act: float, top: float, peak: bool, raw: str | None = None) -> str:
-    if act > 0:
-        classes = f"l{level(act, top)} pk {classes}" if peak else f"l{level(act, top)} {classes}"
-    attributes = _class(classes.rstrip()) + (f" data-a={act:.4g}" if act > 0 else "")
-    kept = "" if raw is None else f' data-r="{escape(raw)}"'
-    return f"<span{attributes}{kept}>{html}</span>"
 
 
 def _class(classes: str) -> str:
@@ -185,12 +197,11 @@ def _class(classes: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _part(token: bytes) -> tuple[str, str]:
-    """Content and classes of a token with parts of characters: hexadecimal around what is whole."""
+def _part(token: bytes) -> str:
+    """Content of a token with parts of characters: hexadecimal around what is whole."""
     head, middle, tail = _split(token)
     shown = [_hex(head), _shown(middle.strip()) if middle.strip() else "", _hex(tail)]
-    spaced = middle.startswith(" ") and not head
-    return " " * spaced + " ".join(filter(None, shown)), "by s" if spaced else "by"
+    return " " * (middle.startswith(" ") and not head) + " ".join(filter(None, shown))
 
 
 def _split(token: bytes) -> tuple[bytes, str, bytes]:
@@ -233,12 +244,18 @@ def _glyph(id: int, token: bytes, special: bool) -> Glyph:
     try:
         text = token.decode()
     except UnicodeDecodeError:
-        content, classes = _part(token)
-        return Glyph(classes, content, token.decode("utf-8", "replace"), False)
+        return Glyph("by", _part(token), token.decode("utf-8", "replace"), False)
     if special:
-        return Glyph("sp", _shown(text), text, True)
-    classes = [name for name, on in (("s", text[0] == " "), ("lng", len(text) > LONG)) if on]
-    return Glyph(" ".join(classes), _shown(text), text, True)
+        return Glyph("sp", _pill(text), text, True)
+    return Glyph("lng" if len(text) > LONG else "", _shown(text), text, True)
+
+
+def _pill(text: str) -> str:
+    """A special token's name; its outline says what <| and |> do."""
+    name = text.strip("<|>[]")
+    if name == text or not name.isprintable() or not name:
+        return _shown(text)
+    return f'<i class=u data-r="{escape(text)}">{escape(name)}</i>'
 
 
 def _shown(text: str) -> str:

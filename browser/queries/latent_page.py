@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 import numpy as np
 from django.http import QueryDict
 from django.utils.safestring import SafeString
 
 from browser import charts, figures
-from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Example, Row, examples, row
+from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
 from browser.tokens import Vocabulary, chip
@@ -19,7 +20,7 @@ from sae_backend import packing
 from sae_backend.models import Run
 from sae_backend.packing import N_INTERVALS, RANDOM, TOP
 
-LAYOUTS = ("kwic", "snip", "full")
+LAYOUTS = {"kwic": "Concordance", "snip": "Snippet", "full": "Full"}
 INTERVALS = {"top": TOP, **{f"b{i}": i for i in range(1, N_INTERVALS + 1)}, "rnd": RANDOM}
 SHOWN_EFFECTS = 10
 
@@ -46,12 +47,14 @@ class View:
     def query(self, **changes: Any) -> str:
         """The query string, "" or beginning with "?", of this view with changes."""
         v = replace(self, **changes)
-        given = QueryDict(mutable=True)
-        given.update({"int": v.interval, "view": v.layout, "ws": "1" if v.whitespace else "", "ctx": v.context})
-        for name, default in (("int", "top"), ("view", "kwic"), ("ws", ""), ("ctx", "")):
-            if given[name] == default:
-                del given[name]
-        return f"?{given.urlencode()}" if given else ""
+        given = (
+            ("int", v.interval if v.interval != "top" else ""),
+            ("view", v.layout if v.layout != "kwic" else ""),
+            ("ws", "1" if v.whitespace else ""),
+            ("ctx", v.context),
+        )
+        query = urlencode([(name, value) for name, value in given if value])
+        return f"?{query}" if query else ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,22 @@ class Tab:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A link to another layout."""
+
+    key: str
+    name: str
+    query: str
+    current: bool
+
+
+@dataclass(frozen=True)
 class Contexts:
     """The open interval of a latent."""
 
-    template: ClassVar[str] = "browser/_contexts.html"
+    template: ClassVar[str] = "browser/latent_contexts.html"
     view: View
-    rows: list[Row]
+    rows: list[tuple[Row, Drawn]]
     top: float  # the latent's largest activation
     decimals: int  # of printed activations
     firings: int  # in the interval
@@ -125,6 +138,35 @@ class LatentPage:
         return self.resolved.address
 
     @property
+    def neighbours(self) -> list[tuple[str, list[Neighbour]]]:
+        return [("Nearest", self.nearest), ("Most opposing", self.opposing)]
+
+    @property
+    def pinned(self) -> str:
+        """The address that names the run."""
+        return f"{self.resolved.sae.public_id}@r{self.resolved.run.number}"
+
+    @property
+    def query(self) -> str:
+        """What links to other latents keep of the view."""
+        return self.view.query(context="")
+
+    @property
+    def layouts(self) -> list[Choice]:
+        return [
+            Choice(key, name, self.view.query(layout=key) or "?", key == self.view.layout)
+            for key, name in LAYOUTS.items()
+        ]
+
+    @property
+    def whitespace_query(self) -> str:
+        return self.view.query(whitespace=not self.view.whitespace) or "?"
+
+    @property
+    def last(self) -> int:
+        return self.resolved.sae.d_sae - 1
+
+    @property
     def previous(self) -> int:
         return (self.index - 1) % self.resolved.sae.d_sae
 
@@ -155,20 +197,34 @@ def _contexts(resolved: ResolvedSae, latent: Stored, view: View) -> Contexts:
     run, lm, number = resolved.run, resolved.sae.lm, INTERVALS[view.interval]
     chosen = np.flatnonzero(latent.examples.interval == number).tolist()
     words = vocabulary(lm)
-    found = examples(latent.examples, chosen, windows(run, lm.d_vocab, latent.examples.context[chosen]), words)
+    found = examples(
+        latent.examples, chosen, windows(run, lm.d_vocab, latent.examples.context[chosen]), words
+    )
     names = documents(run, (e.document for e in found))
-    rows = [
-        row(words, e, latent.top, names.get(e.document, f"document {e.document}"), _each_way(e, view, len(found)), e.key == view.context)
-        for e in found
-    ]
-    return Contexts(view, rows, latent.top, figures.decimals(latent.top), latent.firings_in(number))
+    top = latent.top
+    drawn = [draw(words, e, _span(e, view, len(found)), top, view.whitespace) for e in found]
+    rows = [(_row(e, top, names, view), d) for e, d in zip(found, drawn, strict=True)]
+    return Contexts(view, rows, top, figures.decimals(top), latent.firings_in(number))
 
 
-def _each_way(e: Example, view: View, rows: int) -> int:
-    """How many tokens to send on both sides of a peak, so that a page of any context length stays small."""
+def _row(e: Example, top: float, names: dict[int, str], view: View) -> Row:
+    act, is_open = float(e.acts[e.peak]), e.key == view.context
+    return Row(
+        key=e.key,
+        act=act,
+        share=round(100 * act / top) if top else 0,
+        source=names.get(e.document, f"document {e.document}"),
+        position=e.position,
+        query=view.query(context="" if is_open else e.key) or "?",
+        open=is_open,
+    )
+
+
+def _span(e: Example, view: View, rows: int) -> tuple[int, int]:
+    """Which tokens to send, so that a page stays small whatever the context length."""
     if e.key == view.context:
-        return OPEN_TOKENS // 2
-    return max(SENT, FULL_TOKENS // (2 * rows)) if view.layout == "full" else SENT
+        return part(e, OPEN_TOKENS)
+    return part(e, max(2 * SENT, FULL_TOKENS // rows)) if view.layout == "full" else around(e)
 
 
 def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
@@ -232,12 +288,17 @@ def _signed(x: float) -> str:
     return f"{x:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _neighbours(run: Run, x: packing.Neighbours, words: Vocabulary) -> tuple[list[Neighbour], list[Neighbour]]:
+def _neighbours(
+    run: Run, x: packing.Neighbours, words: Vocabulary
+) -> tuple[list[Neighbour], list[Neighbour]]:
     """Nearest and opposing latents with what one query says of all of them."""
     rows = neighbour_rows(run, [*x.nearest.tolist(), *x.opposing.tolist()])
 
     def side(indices: Any, cosines: Any) -> list[Neighbour]:
-        return [_neighbour(i, c, rows.get(i, {}), words) for i, c in zip(indices.tolist(), cosines.tolist(), strict=True)]
+        return [
+            _neighbour(i, c, rows.get(i, {}), words)
+            for i, c in zip(indices.tolist(), cosines.tolist(), strict=True)
+        ]
 
     return side(x.nearest, x.nearest_cos), side(x.opposing, x.opposing_cos)
 
@@ -251,5 +312,3 @@ def _neighbour(index: int, cos: float, found: Mapping[str, Any], words: Vocabula
         found.get("density"),
         [chip(words, t) for t in found.get("strongest", [])],
     )
-
-

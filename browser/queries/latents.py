@@ -16,12 +16,9 @@ from browser.errors import LatentNotFound
 from browser.queries.saes import ResolvedSae
 from browser.tokens import Vocabulary
 from sae_backend import packing
-from sae_backend.models import STATUS_NAMES, LanguageModel, Run
+from sae_backend.models import STATUS_NAMES, LanguageModel, Latent, Run
 
-STATISTICS = (
-    "status firings density max_act mean_act std_act skewness kurtosis kurtosis_all kurtosis_zero decoder_norm b_enc"
-    " encoder_decoder_cos nearest_cos opposing_cos dimensionality logit_std logit_skewness logit_kurtosis"
-).split()
+STATISTICS = [f.name for f in Latent._meta.concrete_fields if f.name not in ("pk", "run", "index")]
 PACKED = ("examples", "histogram", "logits", "neighbours")
 _LATENT = f"""
     select l.strongest, l.{", l.".join(STATISTICS)}, p.{", p.".join(PACKED)}
@@ -77,13 +74,13 @@ def _statistics(run: Run, values: Iterable[Any]) -> dict[str, Any]:
     """The columns by name, the status as its word, and the bound that a dead latent's density has."""
     out = dict(zip(STATISTICS, values, strict=True))
     out["status"] = STATUS_NAMES[out["status"]]
-    out["tokens"] = counted_tokens(run)
+    out["tokens"] = round(out["firings"] / out["density"]) if out["density"] else counted_tokens(run)
     out["density_bound"] = 3 / out["tokens"] if not out["firings"] and out["tokens"] else None
     return out
 
 
 def counted_tokens(run: Run) -> int:
-    """N of every density: positions that are not special."""
+    """N of every density: positions that are not special, or all where the run does not say."""
     return int(run.summary.get("tokens") or run.tokens_done or run.tokens_total)
 
 
@@ -95,7 +92,7 @@ def vocabulary(lm: LanguageModel) -> Vocabulary:
 @lru_cache(maxsize=8)
 def _vocabulary(sha256: str) -> Vocabulary:
     blob = LanguageModel.objects.values_list("vocabulary", flat=True).get(sha256=sha256)
-    return Vocabulary(*packing.unpack_vocabulary(blob))
+    return Vocabulary(*packing.unpack_vocabulary(bytes(blob)))
 
 
 def windows(run: Run, d_vocab: int, indices: Iterable[int]) -> dict[int, Window]:
@@ -124,9 +121,12 @@ def neighbour_rows(run: Run, indices: list[int]) -> dict[int, dict[str, Any]]:
     """Density and strongest tokens of several latents, by index."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "select index, density, strongest from latent where run_id = %s and index = any(%s)", [run.pk, indices]
+            "select index, density, strongest from latent where run_id = %s and index = any(%s)",
+            [run.pk, indices],
         )
-        return {i: {"density": density, "strongest": strongest} for i, density, strongest in cursor.fetchall()}
+        return {
+            i: {"density": density, "strongest": strongest} for i, density, strongest in cursor.fetchall()
+        }
 
 
 def random_index(resolved: ResolvedSae) -> int:
@@ -134,7 +134,8 @@ def random_index(resolved: ResolvedSae) -> int:
     guesses = [random.randrange(resolved.sae.d_sae) for _ in range(32)]
     with connection.cursor() as cursor:
         cursor.execute(
-            "select index from latent where run_id = %s and index = any(%s) and firings > 0", [resolved.run.pk, guesses]
+            "select index from latent where run_id = %s and index = any(%s) and firings > 0",
+            [resolved.run.pk, guesses],
         )
         alive = {i for (i,) in cursor.fetchall()}
         for guess in guesses:

@@ -9,7 +9,6 @@ from django.utils.cache import patch_cache_control
 from django.views.decorators.http import require_safe
 
 from browser import pages
-from browser.converters import SaeRef
 from browser.errors import NotReady
 from browser.queries import latent_data, latent_page, latents, saes
 from browser.queries.latent_page import View
@@ -19,7 +18,7 @@ DAY = 86400
 
 
 @require_safe
-def latent_detail(request: HttpRequest, ref: SaeRef, index: int) -> HttpResponse:
+def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Show one latent; an SAE that is not computed yet shows its progress instead."""
     try:
         resolved = saes.resolve(ref)
@@ -32,7 +31,7 @@ def latent_detail(request: HttpRequest, ref: SaeRef, index: int) -> HttpResponse
 
 
 @require_safe
-def latent_contexts(request: HttpRequest, ref: SaeRef, index: int) -> HttpResponse:
+def latent_contexts(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Only the contexts of the interval that the query string names, for the page to put in place."""
     resolved, view = saes.resolve(ref), View.of(request.GET)
 
@@ -43,7 +42,7 @@ def latent_contexts(request: HttpRequest, ref: SaeRef, index: int) -> HttpRespon
 
 
 @require_safe
-def latent_json(request: HttpRequest, ref: SaeRef, index: int) -> HttpResponse:
+def latent_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Everything the page shows, and all examples, for programs."""
     resolved = saes.resolve(ref)
     address = f"{resolved.sae.public_id}@r{resolved.run.number}"
@@ -56,11 +55,13 @@ def latent_json(request: HttpRequest, ref: SaeRef, index: int) -> HttpResponse:
 
 
 @require_safe
-def latent_random(request: HttpRequest, ref: SaeRef) -> HttpResponse:
+def latent_random(request: HttpRequest, ref: str) -> HttpResponse:
     """Go to a random latent that fired, looked at as the query string says."""
     resolved = saes.resolve(ref)
     index = latents.random_index(resolved)
-    response = redirect(reverse("latent_detail", args=[resolved.address, index]) + View.of(request.GET).query(context=""))
+    response = redirect(
+        reverse("latent_detail", args=[resolved.address, index]) + View.of(request.GET).query(context="")
+    )
     patch_cache_control(response, no_store=True)
     return response
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from browser.tokens import Vocabulary, chip, direction, groups, level, strings, units
+from browser.tokens import Line, Vocabulary, chip, direction, groups, level, strings, units
 
 # Building the table of all characters can take a second on a busy machine.
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,19 +34,19 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         whole = given.get("data-r", given.get("data-ch"))
-        if tag == "i":
-            self.glyph = given["class"] or ""
-        elif self.kept:
+        if self.kept:
             self.kept += 1
         elif whole is not None:
             self.raw, self.kept = self.raw + whole, 1
+        elif tag == "i":
+            self.glyph = given["class"] or ""
         self.spans += tag == "span" and given.get("class") != "bys"
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "i":
-            self.glyph = ""
-        elif self.kept:
+        if self.kept:
             self.kept -= 1
+        elif tag == "i":
+            self.glyph = ""
 
     def handle_data(self, data: str) -> None:
         if self.kept:
@@ -57,16 +57,17 @@ class Reader(HTMLParser):
             self.raw += {"nl": "\n", "tb": "\t"}.get(self.glyph, data)
 
 
-def row(tokens: list[bytes], acts: list[float] | None = None, peak: int = 0) -> str:
-    vocabulary = Vocabulary(tokens, [False] * len(tokens))
+def row(tokens: list[bytes], acts: list[float] | None = None, peak: int = 0, special: bool = False) -> str:
+    vocabulary = Vocabulary(tokens, [special] * len(tokens))
     ids = list(range(len(tokens)))
-    return "".join(u.html for u in units(vocabulary, ids, acts or [0.0] * len(ids), peak, 10.0))
+    line = Line(acts or [0.0] * len(ids), peak, 10.0, spaces=True)
+    return "".join(u.html for u in units(vocabulary, ids, line))
 
 
 @CALM
-@given(st.one_of(ANY_BYTES, divided_text()))
-def test_the_text_copied_from_a_row_is_its_bytes_decoded(tokens: list[bytes]) -> None:
-    read = Reader(row(tokens))
+@given(st.one_of(ANY_BYTES, divided_text()), st.booleans())
+def test_the_text_copied_from_a_row_is_its_bytes_decoded(tokens: list[bytes], special: bool) -> None:
+    read = Reader(row(tokens, special=special))
     assert read.raw == b"".join(tokens).decode("utf-8", "replace")
     assert read.spans == len(tokens)
 
@@ -94,7 +95,7 @@ def test_a_chip_is_never_invalid_whatever_the_bytes(token: bytes, special: bool)
 def test_a_character_in_three_tokens_is_a_group_of_hexadecimal_cells() -> None:
     markup = row([b" \xf0\x9f", b"\x8c", b"\x99", b" and"], [6.2, 0.0, 9.9, 0.0], peak=2)
     assert markup == (
-        '<span class=bys data-ch="🌙" data-r=" 🌙"><span class="l5 by s" data-a=6.2> F0 9F</span>'
+        '<span class=bys data-ch="🌙" data-r=" 🌙"><span class="l5 s by" data-a=6.2> F0 9F</span>'
         '<span class=by>8C</span><span class="l8 pk by" data-a=9.9>99</span></span><span class=s> and</span>'
     )
 
@@ -126,13 +127,17 @@ def test_every_character_is_escaped_or_seen(token: bytes, shown: str) -> None:
 
 def test_a_leading_space_and_a_long_token_are_marked() -> None:
     assert row([b" Moon"]) == "<span class=s> Moon</span>"
+    unmarked = units(Vocabulary([b" Moon"], [False]), [0], Line([0.0], 0, 1.0))
+    assert unmarked[0].html == "<span> Moon</span>"
     assert row([b"=" * 25]).startswith("<span class=lng>")
     assert row([b"=" * 24]).startswith("<span>")
 
 
 def test_special_tokens_are_pills_and_unknown_ids_say_so() -> None:
     vocabulary = Vocabulary([b"<|endoftext|>"], [True])
-    assert chip(vocabulary, 0) == '<span class="tki sp">&lt;|endoftext|&gt;</span>'
+    assert chip(vocabulary, 0) == (
+        '<span class="tki sp"><i class=u data-r="&lt;|endoftext|&gt;">endoftext</i></span>'
+    )
     assert ">id 7</i>" in chip(vocabulary, 7)
 
 
