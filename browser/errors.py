@@ -92,6 +92,7 @@ class NotReady(NotFound):
         if run is not None:
             links.append(Link(f"Job {run.pk}", reverse("run_detail", args=[run.pk]), run.get_state_display()))
         super().__init__("This SAE is not computed yet", sentence, links)
+        self.sae, self.run = sae, run
 
 
 class TooSlow(Exception):

@@ -42,12 +42,12 @@ def version() -> str:
     return digest.hexdigest()[:12]
 
 
-def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse]) -> HttpResponse:
-    """Build a page that a live run decides, or answer 304 to whoever has it already."""
+def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: int = 0) -> HttpResponse:
+    """Build a page that a live run (and `more`) decides, or answer 304 to whoever has it already."""
     names = hashlib.sha256(f"{run.sae.name}/{run.sae.slug}/{run.state}/{run.pinned}".encode()).hexdigest()[:8]
-    etag = quote_etag(f"{run.pk}-{version()}-{names}")
+    etag = quote_etag(f"{run.pk}-{version()}-{names}-{more}")
     response = None if settings.DEBUG else get_conditional_response(request, etag=etag)
     response = response or build()
     if response.status_code == 200 and not response.has_header("Cache-Control"):
-        response.headers.update({"ETag": etag, "Cache-Control": "no-cache"})
+        response["ETag"], response["Cache-Control"] = etag, "no-cache"
     return response

@@ -14,7 +14,7 @@ handler404 = site.not_found
 handler500 = site.server_error
 
 urlpatterns = [
-    path("", saes.sae_list, name="home"),
+    path("", saes.home, name="home"),
     path("saes.json", saes.sae_list_json, name="home_json"),
     path("s/<sae:ref>", saes.sae_detail, name="sae_detail"),
     path("s/<sae:ref>.json", saes.sae_json, name="sae_json"),
@@ -28,6 +28,8 @@ urlpatterns = [
     path("s/<slug:slug>", saes.sae_by_name, name="sae_by_name"),
     path("jobs", runs.run_list, name="run_list"),
     path("jobs.json", runs.run_list_json, name="run_list_json"),
+    path("jobs/live", runs.runs_live, name="runs_live"),
+    path("jobs/running", runs.runs_running, name="runs_running"),
     path("jobs/<int:pk>", runs.run_detail, name="run_detail"),
     path("jobs/<int:pk>.json", runs.run_json, name="run_json"),
     path("jobs/<int:pk>/live", runs.run_live, name="run_live"),

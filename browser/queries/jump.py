@@ -17,7 +17,7 @@ NAMED = re.compile(r"(?P<name>.*?\S)(?:[/ ]+(?P<index>[\d\s,_]+))?")
 
 
 def meaning(words: str, here: str, host: str) -> str:
-    """The address that words mean on a page of the SAE `here` ("" elsewhere); raises NotFound, which explains."""
+    """The address that words mean on a page of the SAE `here` ("" elsewhere); NotFound explains itself."""
     words = words.strip()
     if url := _own_url(words, host):
         return url
@@ -43,7 +43,7 @@ def _own_url(words: str, host: str) -> str | None:
 
 def _latent_here(digits: str, here: str) -> str:
     if not digits or not re.fullmatch(r"[0-9a-f]{6,64}(@r\d{1,9})?", here):
-        sentence = f"{digits} is a latent's index, but of which SAE? Write its id or name first, as in my-sae/{digits}."
+        sentence = f"{digits} may be a latent, but of which SAE? Write its id or name first: my-sae/{digits}."
         raise NotFound("Which SAE?", sentence)
     return _address(here, digits)
 
@@ -72,5 +72,5 @@ def _matching(name: str) -> list[Sae]:
 
 
 def _nothing(words: str) -> NotFound:
-    sentence = "The box reads a latent's index, an SAE's id or name, both as id/17342, or an address of this site."
+    sentence = "It reads a latent's index, an SAE's id or name, both as id/17342, or an address of this site."
     return NotFound(f"Nothing here is called “{words[:80]}”" if words else "Nothing was asked for", sentence)

@@ -75,6 +75,13 @@ def _kept_run(sae: Sae, number: int) -> Run:
     return kept[number]
 
 
+def newer_run(resolved: ResolvedSae) -> Run | None:
+    """An unfinished run that will take the place of the one shown."""
+    waiting = (Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING, Run.State.SEALED)
+    newer = resolved.sae.runs.filter(number__gt=resolved.run.number, state__in=waiting)
+    return None if resolved.pinned else newer.order_by("-number").first()
+
+
 def latest_run(sae: Sae) -> Run | None:
     """The SAE's newest run, whatever became of it."""
     return sae.runs.select_related("dataset").order_by("-number").first()

@@ -117,6 +117,12 @@ def count(value: float | None) -> str:
 
 
 @register.filter
+def styled(value: float | None, style: str) -> str:
+    """A statistic in the style that its column names."""
+    return {"density": density, "fixed": fixed, "thousands": thousands}.get(style, compact)(value)
+
+
+@register.filter
 def duration(seconds: float | None) -> str:
     """A stretch of time a person can compare: 0.4 s, 12 s, 3:05, 1 h 20."""
     if _undefined(seconds):

@@ -1,24 +1,134 @@
-"""The home page and an SAE's page."""
+"""The home page, an SAE's page, and the data of both."""
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
+import csv
+from collections.abc import Iterator
 
-from browser.queries import saes
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from browser import pages
+from browser.errors import NotReady, TooSlow
+from browser.queries import latent_list, runs, sae_list, sae_page, saes
+from browser.queries.columns import COLUMNS
+from browser.queries.latent_list import Filter
+from browser.queries.saes import ResolvedSae
+
+LARGEST_PAGE = 1000  # rows of one latents.json
 
 
-def sae_list(request: HttpRequest) -> HttpResponse:
-    from django.shortcuts import render
-    return render(request, "browser/base.html")
+@require_safe
+@never_cache
+def home(request: HttpRequest) -> HttpResponse:
+    return pages.show(request, sae_list.page(request.GET.get("hook", ""), request.GET.get("q", "")))
 
 
-sae_list_json = sae_list
+@require_safe
+@never_cache
+def sae_list_json(request: HttpRequest) -> HttpResponse:
+    return pages.as_json({"saes": [row.as_json() for row in sae_list.rows()]})
 
 
+@require_safe
 def sae_detail(request: HttpRequest, ref: str) -> HttpResponse:
-    from django.shortcuts import render
-    saes.resolve(ref)
-    return render(request, "browser/base.html")
+    """The SAE's page, or the progress of its first run."""
+    try:
+        resolved = saes.resolve(ref)
+    except NotReady as waiting:
+        return _progress(request, waiting)
+    newer = saes.newer_run(resolved)
+    page = lambda: _detail(request, sae_page.page(resolved, _filter(request), newer))  # noqa: E731
+    return pages.of_run(request, resolved.run, page, newer.pk if newer else 0)
 
 
-sae_json = sae_latents_json = sae_latents_csv = sae_scatter_json = sae_by_name = sae_detail
+def _detail(request: HttpRequest, page: sae_page.SaePage) -> HttpResponse:
+    response = pages.show(request, page)
+    if page.table.too_slow:
+        response["Cache-Control"] = "no-store"
+    return response
+
+
+@never_cache
+def _progress(request: HttpRequest, waiting: NotReady) -> HttpResponse:
+    job = runs.page(waiting.run.pk) if waiting.run else None
+    return pages.show(request, sae_page.SaeProgress(waiting.sae, job))
+
+
+@require_safe
+def sae_json(request: HttpRequest, ref: str) -> HttpResponse:
+    try:
+        resolved = saes.resolve(ref)
+    except NotReady as waiting:
+        job = runs.page(waiting.run.pk).progress if waiting.run else None
+        return pages.as_json(sae_page.progress_json(waiting.sae, job))
+    return pages.of_run(request, resolved.run, lambda: pages.as_json(sae_page.as_json(resolved)))
+
+
+@require_safe
+def sae_latents_json(request: HttpRequest, ref: str) -> HttpResponse:
+    """One page of the table; `limit` up to LARGEST_PAGE rows, `next` leads on."""
+    resolved, wanted = saes.resolve(ref), _filter(request)
+    limit = request.GET.get("limit", "")
+    size = (
+        min(LARGEST_PAGE, max(1, int(limit))) if limit.isdecimal() and len(limit) < 10 else latent_list.PAGE
+    )
+    try:
+        rows = sae_page.latents_json(resolved, wanted, size)
+    except TooSlow as slow:
+        return _too_slow(slow)
+    return pages.of_run(request, resolved.run, lambda: pages.as_json(rows))
+
+
+@require_safe
+def sae_latents_csv(request: HttpRequest, ref: str) -> StreamingHttpResponse:
+    """Every latent that the filter lets through, not only a page of them."""
+    resolved, wanted = saes.resolve(ref), _filter(request)
+    name = f"{resolved.sae.slug}-r{resolved.run.number}-latents.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingHttpResponse(
+        _csv(resolved, wanted), content_type="text/csv; charset=utf-8", headers=headers
+    )
+
+
+class _Line:
+    """A file that gives back what is written to it, for the csv module."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def _csv(resolved: ResolvedSae, wanted: Filter) -> Iterator[str]:
+    names = ["index", "status", "firings", *(column.name for column in COLUMNS)]
+    writer = csv.writer(_Line())
+    yield writer.writerow(names)
+    for row in latent_list.every(resolved.run.pk, wanted):
+        yield writer.writerow([row[name] for name in names])
+
+
+@require_safe
+def sae_scatter_json(request: HttpRequest, ref: str) -> HttpResponse:
+    resolved = saes.resolve(ref)
+    try:
+        return pages.of_run(request, resolved.run, lambda: pages.as_json(sae_page.scatter_json(resolved)))
+    except TooSlow as slow:
+        return _too_slow(slow)
+
+
+@require_safe
+def sae_by_name(request: HttpRequest, slug: str) -> HttpResponse:
+    """Names are for people: the slug leads to the identity."""
+    sae = saes.all_saes().filter(slug=slug).first()
+    if sae is None:
+        raise Http404(slug)
+    return redirect("sae_detail", sae.public_id)
+
+
+def _filter(request: HttpRequest) -> Filter:
+    return latent_list.read_filter(request.GET.dict(), request.GET.getlist("status"))
+
+
+def _too_slow(slow: TooSlow) -> HttpResponse:
+    return pages.as_json({"error": "too slow", "message": slow.sentence}, 503)

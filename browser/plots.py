@@ -1,0 +1,213 @@
+"""Geometry of the charts of SAEs: what a template needs to draw in a box of 100 × 100, y downwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from browser.charts import Tick
+from browser.templatetags.latent_tags import density, thousands
+
+RARE = 1e-5  # latents of lower density are rare
+
+
+@dataclass(frozen=True)
+class Line:
+    """A dashed vertical line with its meaning beside it."""
+
+    at: float
+    text: str
+    left: bool = False  # the words stand on its left
+
+
+@dataclass(frozen=True)
+class DensityChart:
+    """How many latents have which density, on a logarithmic axis."""
+
+    path: str
+    xticks: list[Tick]
+    yticks: list[Tick]
+    lines: list[Line]
+    latents: int
+    says: str  # the chart in one sentence
+
+
+def densities(summary: Mapping[str, Any], expected: float | None) -> DensityChart | None:
+    """The density histogram of a run; `expected` is the density if all latents fired alike, L0 / d_sae."""
+    histogram = summary.get("density_histogram") or {}
+    counts = histogram.get("counts") or []
+    if not any(counts):
+        return None
+    low, step = histogram["low"], histogram["step"]
+    ceiling, yticks = _round_axis(max(counts))
+    xticks = _decades(low, low + step * len(counts))
+    mode = low + step * (counts.index(max(counts)) + 0.5)
+    says = (
+        f"Histogram of log density over {sum(counts)} latents that fired; most are near {density(10**mode)}."
+    )
+    lines = _density_lines(low, step * len(counts), expected)
+    return DensityChart(_bars(counts, ceiling), xticks, yticks, lines, sum(counts), says)
+
+
+def _bars(counts: Sequence[int], ceiling: float) -> str:
+    width = 100 / len(counts)
+    heights = ((i * width, 100 * n / ceiling) for i, n in enumerate(counts) if n)
+    return "".join(f"M{x + 0.05 * width:.2f} 100v-{h:.2f}h{0.9 * width:.2f}v{h:.2f}z" for x, h in heights)
+
+
+def _density_lines(low: float, width: float, expected: float | None) -> list[Line]:
+    lines = [Line(100 * (math.log10(RARE) - low) / width, "rare, under 1e-5", left=True)]
+    if expected:
+        lines.append(Line(100 * (math.log10(expected) - low) / width, f"L0 / d_sae = {density(expected)}"))
+    return [line for line in lines if 0 < line.at < 100]
+
+
+def _decades(low: float, high: float) -> list[Tick]:
+    """Ticks at the whole powers of ten of a log10 axis."""
+    powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
+    every = 1 + len(powers) // 9
+    return [_tick(100 * (p - low) / (high - low), f"1e{p}") for p in powers if p % every == 0]
+
+
+def _tick(at: float, text: str) -> Tick:
+    return Tick(round(at, 2), text, "s" if at < 1 else "e" if at > 99 else "")
+
+
+def _round_axis(highest: float) -> tuple[float, list[Tick]]:
+    """A round end for an axis of counts from 0, and four or five ticks."""
+    rough = max(1.0, highest / 4)
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * k for k in (1, 2, 5, 10) if size * k >= rough)
+    n = math.ceil(highest / step)
+    return step * n, [Tick(round(100 * i / n, 2), thousands(step * i)) for i in range(n + 1)]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Squares of one opacity as one path."""
+
+    opacity: float
+    path: str
+
+
+@dataclass(frozen=True)
+class ScatterChart:
+    """Density against kurtosis, binned: it stands where the points will be drawn."""
+
+    cells: list[Cells]
+    xticks: list[Tick]
+    yticks: list[Tick]
+    xrange: tuple[float, float]
+    yrange: tuple[float, float]
+
+
+def scatter(summary: Mapping[str, Any]) -> ScatterChart | None:
+    """The run's bins of log10 density (rows) by log10 kurtosis (columns), cut to where there are any."""
+    bins = summary.get("scatter") or {}
+    counts: list[list[int]] = bins.get("counts") or []
+    filled = [(i, j, n) for i, row in enumerate(counts) for j, n in enumerate(row) if n]
+    if not filled:
+        return None
+    x0, x1 = _extent([i for i, _, _ in filled], bins["x_low"], bins["x_step"])
+    y0, y1 = _extent([j for _, j, _ in filled], bins["y_low"], bins["y_step"])
+    w, h = 100 * bins["x_step"] / (x1 - x0), 100 * bins["y_step"] / (y1 - y0)
+    most = max(n for _, _, n in filled)
+    levels: dict[int, list[str]] = {}
+    for i, j, n in filled:
+        x = 100 * (bins["x_low"] + i * bins["x_step"] - x0) / (x1 - x0)
+        y = 100 - 100 * (bins["y_low"] + j * bins["y_step"] - y0) / (y1 - y0) - h
+        level = math.ceil(5 * (0.15 + math.log1p(n)) / (0.15 + math.log1p(most)))
+        levels.setdefault(level, []).append(f"M{x:.1f} {y:.1f}h{w:.2f}v{h:.2f}h-{w:.2f}z")
+    cells = [Cells(round(0.18 * level, 2), "".join(paths)) for level, paths in sorted(levels.items())]
+    return ScatterChart(cells, _decades(x0, x1), _decades(y0, y1), (x0, x1), (y0, y1))
+
+
+def _extent(places: Sequence[int], low: float, step: float) -> tuple[float, float]:
+    """The filled part of an axis and a margin of a tenth of a decade or a bin, whichever is more."""
+    margin = max(0.1, step)
+    return low + min(places) * step - margin, low + (max(places) + 1) * step + margin
+
+
+@dataclass(frozen=True)
+class Point:
+    """An SAE on the frontier."""
+
+    l0: float
+    fvu: float
+    mark: str  # class of _mark.html
+    name: str
+    line: str  # marks with the same line are joined
+    url: str
+    x: float = 0
+    y: float = 0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Marks of one architecture and width, joined."""
+
+    mark: str
+    name: str
+    path: str
+    end: Point
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """FVU against L0, both logarithmic, of the SAEs at one hook point on one data set."""
+
+    key: str
+    model: str
+    hook: str
+    dataset: str
+    points: list[Point]
+    curves: list[Curve]
+    xticks: list[Tick]
+    yticks: list[Tick]
+
+    @property
+    def families(self) -> list[tuple[str, str]]:
+        """Class and name of each architecture drawn, for the legend."""
+        return sorted({(p.mark, p.line.rpartition(" ")[0]) for p in self.points})
+
+
+def frontier(place: tuple[str, str, str], points: list[Point]) -> Frontier:
+    x0, x1 = _log_span([p.l0 for p in points])
+    y0, y1 = _log_span([p.fvu for p in points])
+    placed = [_place(p, x0, x1, y0, y1) for p in sorted(points, key=lambda p: (p.line, p.l0))]
+    xticks, yticks = _ticks_between(x0, x1), _ticks_between(y0, y1)
+    return Frontier(" ".join(place), *place, placed, _curves(placed), xticks, yticks)
+
+
+def _log_span(values: Sequence[float]) -> tuple[float, float]:
+    """The logarithms of the least and greatest, with room for a mark beyond each."""
+    low, high = math.log(min(values)), math.log(max(values))
+    margin = max(0.08 * (high - low), 0.12)
+    return low - margin, high + margin
+
+
+def _place(p: Point, x0: float, x1: float, y0: float, y1: float) -> Point:
+    x = 100 * (math.log(p.l0) - x0) / (x1 - x0)
+    y = 100 * (math.log(p.fvu) - y0) / (y1 - y0)
+    return Point(p.l0, p.fvu, p.mark, p.name, p.line, p.url, round(x, 2), round(y, 2))
+
+
+def _curves(points: Sequence[Point]) -> list[Curve]:
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        lines.setdefault(point.line, []).append(point)
+    joined = [(name, members) for name, members in lines.items() if len(members) > 1]
+    return [
+        Curve(members[0].mark, name, " ".join(f"{p.x},{100 - p.y:.2f}" for p in members), members[-1])
+        for name, members in joined
+    ]
+
+
+def _ticks_between(low: float, high: float) -> list[Tick]:
+    """Round numbers 1, 2, 5 × 10^n within a natural-log span."""
+    decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
+    values = [k * 10.0**n for n in decades for k in (1, 2, 5)]
+    inside = [v for v in values if low <= math.log(v) <= high]
+    return [Tick(round(100 * (math.log(v) - low) / (high - low), 2), f"{v:g}") for v in inside]

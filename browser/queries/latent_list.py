@@ -1,0 +1,223 @@
+"""Lists of a run's latents: filtered, in the order of any statistic, one page after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.db import OperationalError, connection, transaction
+from psycopg import errors as pg
+
+from browser.errors import TooSlow
+from browser.queries.columns import BY_NAME, COLUMNS, Column
+from sae_backend.models import STATUS_NAMES
+
+DEFAULT_SORT = "-max_act"
+PAGE = 50
+# What a dead latent has not got: a list of dead latents by one of these is by index.
+WHERE_IT_FIRES = {"max_act", "mean_act", "std_act", "skewness", "kurtosis", "kurtosis_all", "kurtosis_zero"}
+COUNTED = 10_000  # matches of a filter are counted up to here
+RANGES = {
+    "dmin": ("density", ">="),
+    "dmax": ("density", "<="),
+    "kmin": ("kurtosis", ">="),
+    "kmax": ("kurtosis", "<="),
+}
+_FIELDS = (
+    "index",
+    "status",
+    "firings",
+    *(column.name for column in COLUMNS),
+    "strongest",
+    "promoted",
+    "spark",
+)
+_SELECT = ", ".join(f'"{name}"' for name in _FIELDS)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What an address asks of a list of latents; parameters without sense are only named in `ignored`."""
+
+    status: tuple[str, ...] = ()  # none: every latent that has the statistic sorted by
+    ranges: tuple[tuple[str, float], ...] = ()  # (parameter of RANGES, bound)
+    sort: str = DEFAULT_SORT
+    after: tuple[float | None, int] | None = (
+        None  # the last row seen: its statistic (None by index) and index
+    )
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def column(self) -> Column:
+        return BY_NAME[self.sort.lstrip("-")]
+
+    @property
+    def descending(self) -> bool:
+        return self.sort.startswith("-")
+
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        """The statuses listed: dead latents only by index, or when they are asked for."""
+        return self.status or _statuses_of(self.sort)
+
+    @property
+    def narrows(self) -> bool:
+        return bool(self.status or self.ranges)
+
+    def bound(self, name: str) -> float | None:
+        return dict(self.ranges).get(name)
+
+    def query(self, **changes: Any) -> str:
+        """The query string of this list with some fields changed; defaults are left out."""
+        new = replace(self, **changes)
+        pairs = [("status", ",".join(new.status))] if new.status else []
+        pairs += [(name, repr(bound)) for name, bound in new.ranges]
+        default = "index" if new.status == ("dead",) else DEFAULT_SORT
+        pairs += [("sort", new.sort)] if new.sort != default else []
+        pairs += [("after", _cursor_text(new.after))] if new.after else []
+        return "?" + urlencode(pairs, safe=",") if pairs else ""
+
+
+def _statuses_of(sort: str) -> tuple[str, ...]:
+    return STATUS_NAMES if sort.removeprefix("-") == "index" else STATUS_NAMES[1:]
+
+
+def read_filter(query: Mapping[str, str], statuses: list[str] | None = None) -> Filter:
+    """A filter from a query string; `status` may be given once with commas or several times."""
+    ignored: list[str] = []
+    given = [s for value in (statuses or [query.get("status", "")]) for s in value.split(",") if s]
+    status = tuple(name for name in STATUS_NAMES if name in given)
+    ignored += [f"status={name}" for name in given if name not in STATUS_NAMES]
+    sort = query.get("sort") or DEFAULT_SORT
+    if sort.removeprefix("-") not in BY_NAME:
+        ignored.append(f"sort={sort}")
+        sort = DEFAULT_SORT
+    ranges = _read_ranges(query, ignored)
+    if status == ("dead",) and sort.removeprefix("-") in WHERE_IT_FIRES:
+        sort = "index"
+    new = Filter(() if status == _statuses_of(sort) else status, ranges, sort)
+    return replace(new, after=_read_cursor(query.get("after", ""), new, ignored), ignored=tuple(ignored))
+
+
+def _read_ranges(query: Mapping[str, str], ignored: list[str]) -> tuple[tuple[str, float], ...]:
+    found = []
+    for name in RANGES:
+        text = query.get(name, "").strip()
+        bound = _number(text)
+        if bound is not None:
+            found.append((name, bound))
+        elif text:
+            ignored.append(f"{name}={text}")
+    return tuple(found)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_cursor(text: str, new: Filter, ignored: list[str]) -> tuple[float | None, int] | None:
+    value, _, index = text.rpartition(",")
+    number = _number(value)
+    by_index = new.column.name == "index"
+    if index.isdecimal() and len(index) < 10 and (not value if by_index else number is not None):
+        return (number, int(index))
+    if text:
+        ignored.append(f"after={text}")
+    return None
+
+
+def _cursor_text(after: tuple[float | None, int]) -> str:
+    value, index = after
+    return str(index) if value is None else f"{value!r},{index}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One page of a list, and where the next begins."""
+
+    rows: list[dict[str, Any]]
+    after: tuple[float | None, int] | None
+
+
+def page(run_id: int, wanted: Filter, size: int = PAGE) -> Rows:
+    """The page after the filter's cursor; one statement. Raises TooSlow after settings.LIST_TIMEOUT_MS."""
+    where, values = _where(run_id, wanted, cursor=True)
+    column, direction = wanted.column.name, "desc" if wanted.descending else "asc"
+    order = f'"index" {direction}' if column == "index" else f'"{column}" {direction}, "index" {direction}'
+    found = fetch(
+        f"select {_SELECT} from latent where {where} order by {order} limit %s", [*values, size + 1]
+    )
+    rows = [_row(values) for values in found[:size]]
+    if len(found) <= size:
+        return Rows(rows, None)
+    last = rows[-1]
+    return Rows(rows, (None if column == "index" else last[column], last["index"]))
+
+
+def count(run_id: int, wanted: Filter) -> int:
+    """How many latents the filter lets through, or COUNTED + 1 for more than COUNTED."""
+    where, values = _where(run_id, wanted, cursor=False)
+    counted = f"select count(*) from (select 1 from latent where {where} limit %s) found"
+    return int(fetch(counted, [*values, COUNTED + 1])[0][0])
+
+
+def every(run_id: int, wanted: Filter, size: int = 2000) -> Iterator[dict[str, Any]]:
+    """All rows from the filter's cursor on, fetched a page at a time so that no statement is long."""
+    rest: Filter | None = wanted
+    while rest is not None:
+        found = page(run_id, rest, size)
+        yield from found.rows
+        rest = replace(wanted, after=found.after) if found.after else None
+
+
+def _where(run_id: int, wanted: Filter, cursor: bool) -> tuple[str, list[Any]]:
+    """Conditions as the partial indexes of a run spell theirs: status > 0, or status = 0."""
+    column = wanted.column.name
+    parts, values = ["run_id = %s"], [run_id]
+    statuses = [STATUS_NAMES.index(name) for name in wanted.statuses]
+    if 0 not in statuses:
+        parts.append("status > 0")
+    if len(statuses) < (3 if 0 not in statuses else 4):
+        parts.append("status = 0" if statuses == [0] else "status = any(%s)")
+        values += [] if statuses == [0] else [statuses]
+    for name, bound in wanted.ranges:
+        parts.append('"{}" {} %s'.format(*RANGES[name]))
+        values.append(bound)
+    if column != "index":
+        parts.append(f'"{column}" is not null')
+    if cursor and wanted.after:
+        _add_cursor(parts, values, wanted)
+    return " and ".join(parts), values
+
+
+def _add_cursor(parts: list[str], values: list[Any], wanted: Filter) -> None:
+    column, than = wanted.column.name, "<" if wanted.descending else ">"
+    value, index = wanted.after or (None, 0)
+    parts.append(f'"index" {than} %s' if column == "index" else f'("{column}", "index") {than} (%s, %s)')
+    values += [index] if column == "index" else [value, index]
+
+
+def fetch(sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
+    """Rows of a list that anyone may ask for, given up after settings.LIST_TIMEOUT_MS."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"set local statement_timeout = {int(settings.LIST_TIMEOUT_MS)}")
+            cursor.execute(sql, values)
+            return cursor.fetchall()
+    except OperationalError as error:
+        if isinstance(error.__cause__, pg.QueryCanceled):
+            raise TooSlow from error
+        raise
+
+
+def _row(values: tuple[Any, ...]) -> dict[str, Any]:
+    row = dict(zip(_FIELDS, values, strict=True))
+    return row | {"status": STATUS_NAMES[row["status"]], "spark": bytes(row["spark"])}

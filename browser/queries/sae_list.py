@@ -1,0 +1,232 @@
+"""The home page: SAEs by model and hook point, their frontier, and what is being computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any, ClassVar
+
+from django.urls import reverse
+
+from browser import plots
+from browser.queries.runs import Progress, unfinished
+from browser.queries.saes import all_saes
+from sae_backend.models import LanguageModel, Run, Sae, SaeImport
+
+# Families share a mark on the frontier: class of colour, shape of _mark.html.
+FAMILIES = {"relu": "k3", "standard": "k3", "tanh_relu": "k3", "gated": "k4", "jumprelu": "k2"}
+ARCHITECTURES = {
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "jumprelu": "JumpReLU",
+    "gated": "Gated",
+    "relu": "ReLU",
+    "standard": "ReLU",
+    "tanh_relu": "Tanh-ReLU",
+    "matryoshka_batchtopk": "Matryoshka",
+}
+
+
+@dataclass(frozen=True)
+class SaeRow:
+    """An SAE in the table: figures of its live run, None where there is none or the run has not got them."""
+
+    sae: Sae
+    status: str  # ready, or what becomes of its newest run: queued, computing, failed
+    progress: Progress | None
+    summary: Mapping[str, Any]
+    best: bool = False  # the lowest FVU at its hook point
+
+    @property
+    def kind(self) -> str:
+        """Architecture and k as people write them: TopK 32."""
+        name = ARCHITECTURES.get(self.sae.architecture, self.sae.architecture)
+        return f"{name} {self.sae.k}" if self.sae.k else name
+
+    @property
+    def mark(self) -> str:
+        return FAMILIES.get(self.sae.architecture, "k1")
+
+    @property
+    def l0(self) -> float | None:
+        return self.summary.get("l0")
+
+    @property
+    def fvu(self) -> float | None:
+        return self.summary.get("fvu")
+
+    @property
+    def ce_recovered(self) -> float | None:
+        return (self.summary.get("ce") or {}).get("recovered")
+
+    @property
+    def dead(self) -> int | None:
+        return (self.summary.get("counts") or {}).get("dead")
+
+    @property
+    def dead_share(self) -> float | None:
+        return None if self.dead is None else self.dead / self.sae.d_sae
+
+    @property
+    def densities(self) -> list[int]:
+        """Counts of the density histogram, four bins to a bar."""
+        counts = (self.summary.get("density_histogram") or {}).get("counts") or []
+        return [sum(counts[i : i + 4]) for i in range(0, len(counts), 4)]
+
+    @property
+    def updated(self) -> datetime:
+        run = self.sae.current_run
+        return (run.live_at if run else None) or self.sae.created_at
+
+    def as_json(self) -> dict[str, Any]:
+        sae = self.sae
+        return {
+            "id": sae.public_id,
+            "name": sae.name,
+            "slug": sae.slug,
+            "architecture": sae.architecture,
+            "d_in": sae.d_in,
+            "d_sae": sae.d_sae,
+            "k": sae.k,
+            "hook_name": sae.hook_name,
+            "model": sae.lm.name,
+            "dataset": sae.current_run.dataset.name if sae.current_run else None,
+            "status": self.status,
+            "run": sae.current_run.number if sae.current_run else None,
+            "l0": self.l0,
+            "fvu": self.fvu,
+            "ce_recovered": self.ce_recovered,
+            "dead": self.dead,
+            "updated": self.updated.isoformat(),
+            "url": reverse("sae_detail", args=[sae.public_id]),
+        }
+
+
+@dataclass(frozen=True)
+class Hook:
+    """The SAEs at one hook point."""
+
+    name: str
+    rows: list[SaeRow]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A language model with its hook points."""
+
+    lm: LanguageModel
+    hooks: list[Hook]
+
+    @property
+    def saes(self) -> int:
+        return sum(len(hook.rows) for hook in self.hooks)
+
+
+@dataclass(frozen=True)
+class SaeList:
+    """The home page."""
+
+    models: list[Model]
+    frontiers: list[plots.Frontier]  # hook points with at least two measured SAEs
+    frontier: plots.Frontier | None
+    running: list[Progress]
+    failed_imports: int
+    waiting_imports: int
+    filter: str
+    template: ClassVar[str] = "browser/sae_list.html"
+
+    @property
+    def rows(self) -> list[SaeRow]:
+        return [row for model in self.models for hook in model.hooks for row in hook.rows]
+
+    @property
+    def latents(self) -> int:
+        return sum(row.sae.d_sae for row in self.rows)
+
+    @property
+    def ready(self) -> list[SaeRow]:
+        return [row for row in self.rows if row.status == "ready"]
+
+
+def rows() -> list[SaeRow]:
+    """Every SAE, by model, hook point and name."""
+    running = {p.run.sae_id: p for p in reversed(unfinished())}
+    saes = list(all_saes().order_by("lm__name", "hook_name", "name", "pk"))
+    failed = _failed(sae.pk for sae in saes if sae.current_run is None and sae.pk not in running)
+    return _with_best([_row(sae, running.get(sae.pk), sae.pk in failed) for sae in saes])
+
+
+def _row(sae: Sae, progress: Progress | None, failed: bool) -> SaeRow:
+    if sae.current_run is not None:
+        return SaeRow(sae, "ready", progress, sae.current_run.summary)
+    if progress is not None:
+        waiting = progress.run.state == Run.State.QUEUED
+        return SaeRow(sae, "queued" if waiting else "computing", progress, {})
+    return SaeRow(sae, "failed" if failed else "queued", None, {})
+
+
+def _failed(saes: Iterable[int]) -> set[int]:
+    """Those of the SAEs without a live or unfinished run that have a run which failed or was cancelled."""
+    states = (Run.State.FAILED, Run.State.CANCELLED)
+    wanted = list(saes)
+    if not wanted:
+        return set()
+    return set(Run.objects.filter(sae_id__in=wanted, state__in=states).values_list("sae_id", flat=True))
+
+
+def _with_best(found: list[SaeRow]) -> list[SaeRow]:
+    """Mark the lowest FVU of each hook point that has several."""
+    out: list[SaeRow] = []
+    for _, group in groupby(found, key=_hook_key):
+        members = list(group)
+        measured = [row.fvu for row in members if row.fvu is not None]
+        best = min(measured) if len(measured) > 1 else None
+        out += [
+            SaeRow(r.sae, r.status, r.progress, r.summary, r.fvu is not None and r.fvu == best)
+            for r in members
+        ]
+    return out
+
+
+def _hook_key(row: SaeRow) -> tuple[int, str]:
+    return row.sae.lm_id, row.sae.hook_name
+
+
+def page(chosen: str, words: str) -> SaeList:
+    """The home page; `chosen` names the hook point whose frontier is drawn, `words` narrow the table."""
+    found = rows()
+    frontiers = _frontiers(found)
+    frontier = next((f for f in frontiers if f.key == chosen), None) or max(
+        frontiers, key=lambda f: len(f.points), default=None
+    )
+    states = list(SaeImport.objects.exclude(state=SaeImport.State.DONE).values_list("state", flat=True))
+    failed = states.count(SaeImport.State.FAILED)
+    running = unfinished()
+    return SaeList(_models(found), frontiers, frontier, running, failed, len(states) - failed, words)
+
+
+def _models(found: list[SaeRow]) -> list[Model]:
+    models = []
+    for _, group in groupby(found, key=lambda row: row.sae.lm_id):
+        members = list(group)
+        hooks = [Hook(name, list(rows)) for name, rows in groupby(members, key=lambda row: row.sae.hook_name)]
+        models.append(Model(members[0].sae.lm, hooks))
+    return models
+
+
+def _frontiers(found: list[SaeRow]) -> list[plots.Frontier]:
+    """One chart for each model, hook point and data set with two measured SAEs or more."""
+    by_place: dict[tuple[str, str, str], list[plots.Point]] = {}
+    for row in found:
+        if row.l0 and row.fvu and row.sae.current_run:
+            place = (row.sae.lm.name, row.sae.hook_name, row.sae.current_run.dataset.name)
+            by_place.setdefault(place, []).append(_point(row))
+    return [plots.frontier(place, points) for place, points in by_place.items() if len(points) > 1]
+
+
+def _point(row: SaeRow) -> plots.Point:
+    url = reverse("sae_detail", args=[row.sae.public_id])
+    line = f"{ARCHITECTURES.get(row.sae.architecture, row.sae.architecture)} {row.sae.d_sae}"
+    return plots.Point(row.l0 or 0, row.fvu or 0, row.mark, row.sae.name, line, url)

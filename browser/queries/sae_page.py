@@ -1,0 +1,331 @@
+"""An SAE's page: what it is, its run's figures, its densities, its latents and its opposing pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django.db import connection
+from django.urls import reverse
+
+from browser import plots
+from browser.errors import TooSlow
+from browser.queries import latent_list
+from browser.queries.columns import BY_NAME, COLUMNS, INDEX, SHOWN, Column
+from browser.queries.latent_list import Filter, Rows
+from browser.queries.latents import vocabulary
+from browser.queries.runs import Progress, RunPage
+from browser.queries.sae_list import ARCHITECTURES
+from browser.queries.saes import ResolvedSae
+from browser.tokens import Vocabulary, chip
+from sae_backend import packing
+from sae_backend.models import STATUS_NAMES, Run, Sae
+
+PAIRS = 6  # opposing pairs shown
+POINTS = 20_000  # latents drawn one by one; more are binned
+CELL = 0.04  # decades: side of a bin of the scatter
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column's head: a link that sorts by it, and what hides it where there is little room."""
+
+    column: Column
+    query: str
+    order: str  # aria-sort: descending, ascending or nothing
+    css: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One page of the SAE's latents."""
+
+    filter: Filter
+    columns: list[Column]
+    rows: list[dict[str, Any]]
+    next: str | None  # query string of the next page
+    matches: int | None  # None where the whole SAE is listed
+    too_slow: str  # what to do when the database gave up
+    size: int = latent_list.PAGE
+    counted: int = latent_list.COUNTED
+
+    @property
+    def many(self) -> bool:
+        return (self.matches or 0) > latent_list.COUNTED
+
+    @property
+    def query(self) -> str:
+        """This list from its beginning, as a query string."""
+        return self.filter.query(after=None)
+
+    @property
+    def index(self) -> Heading:
+        return self._heading(INDEX)
+
+    @property
+    def density(self) -> Heading:
+        return self._heading(BY_NAME["density"])
+
+    @property
+    def headings(self) -> list[Heading]:
+        return [self._heading(column) for column in self.columns]
+
+    def _heading(self, column: Column) -> Heading:
+        """Largest first, but the smallest index; a second click turns it round."""
+        first = column.name if column is INDEX else f"-{column.name}"
+        other = f"-{column.name}" if column is INDEX else column.name
+        here = self.filter.column is column
+        order = ("descending" if self.filter.descending else "ascending") if here else ""
+        query = self.filter.query(sort=other if self.filter.sort == first else first, after=None)
+        return Heading(column, query, order, _css(column, self.filter))
+
+    @property
+    def cleared(self) -> str:
+        return self.filter.query(status=(), ranges=(), after=None) or "?"
+
+    @property
+    def dmin(self) -> str:
+        return self._bound("dmin")
+
+    @property
+    def dmax(self) -> str:
+        return self._bound("dmax")
+
+    @property
+    def kmin(self) -> str:
+        return self._bound("kmin")
+
+    @property
+    def kmax(self) -> str:
+        return self._bound("kmax")
+
+    def _bound(self, name: str) -> str:
+        bound = self.filter.bound(name)
+        return "" if bound is None else f"{bound:g}"
+
+
+def _css(column: Column, wanted: Filter) -> str:
+    """The class that hides a column where there is little room; the one sorted by stays."""
+    if wanted.column is column:
+        return ""
+    return "p3" if column.name == "encoder_decoder_cos" else "p2"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two latents of nearly opposite directions."""
+
+    cos: float
+    first: int
+    first_density: float
+    second: int
+
+
+@dataclass(frozen=True)
+class SaePage:
+    resolved: ResolvedSae
+    densities: plots.DensityChart | None
+    scatter: plots.ScatterChart | None
+    table: Table
+    pairs: list[Pair]
+    newer: Run | None  # a run that will take this one's place
+    template: ClassVar[str] = "browser/sae_detail.html"
+
+    @property
+    def sae(self) -> Sae:
+        return self.resolved.sae
+
+    @property
+    def run(self) -> Run:
+        return self.resolved.run
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        return self.run.summary
+
+    @property
+    def architecture(self) -> str:
+        return ARCHITECTURES.get(self.sae.architecture, self.sae.architecture)
+
+    @property
+    def opposing(self) -> dict[str, int | None]:
+        counts = self.summary.get("opposing") or {}
+        return {"seven": counts.get("-0.7"), "nine": counts.get("-0.9")}
+
+    @property
+    def run_number(self) -> str:
+        return str(self.run.number)
+
+    @property
+    def opposing_query(self) -> str:
+        return Filter(sort="opposing_cos").query()
+
+    @property
+    def sorts(self) -> list[Column]:
+        return [*COLUMNS, INDEX]
+
+    @property
+    def statuses(self) -> list[tuple[str, int | None, bool]]:
+        """Each status with its count in the run, and whether the list has it."""
+        counts = self.summary.get("counts") or {}
+        return [
+            (name, counts.get(name), name in self.table.filter.statuses) for name in reversed(STATUS_NAMES)
+        ]
+
+
+@dataclass(frozen=True)
+class SaeProgress:
+    """The page of an SAE none of whose runs is live."""
+
+    sae: Sae
+    job: RunPage | None
+    template: ClassVar[str] = "browser/sae_progress.html"
+
+    @property
+    def progress(self) -> Progress | None:
+        return self.job.progress if self.job else None
+
+    @property
+    def architecture(self) -> str:
+        return ARCHITECTURES.get(self.sae.architecture, self.sae.architecture)
+
+
+def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
+    """The whole page; its table may have been too slow without taking the rest with it."""
+    summary, sae = resolved.run.summary, resolved.sae
+    expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
+    densities, scatter = plots.densities(summary, expected), plots.scatter(summary)
+    return SaePage(
+        resolved, densities, scatter, table(resolved, wanted), opposing_pairs(resolved.run.pk), newer
+    )
+
+
+def table(resolved: ResolvedSae, wanted: Filter) -> Table:
+    columns = [*SHOWN, *([wanted.column] if wanted.column.name not in _always_shown() else [])]
+    run = resolved.run.pk
+    try:
+        found = latent_list.page(run, wanted)
+        matches = latent_list.count(run, wanted) if wanted.narrows else None
+    except TooSlow as error:
+        return Table(wanted, columns, [], None, None, error.sentence)
+    words = vocabulary(resolved.sae.lm)
+    next_ = wanted.query(after=found.after) if found.after else None
+    cells = [(column, _css(column, wanted)) for column in columns]
+    rows = [_drawn(row, words, cells) for row in found.rows]
+    return Table(wanted, columns, rows, next_, matches, "")
+
+
+def _always_shown() -> set[str]:
+    return {"index", "density", *(column.name for column in SHOWN)}
+
+
+def _drawn(row: dict[str, Any], words: Vocabulary, columns: list[tuple[Column, str]]) -> dict[str, Any]:
+    """The row with tokens as chips, the strongest three by falling rank, and a cell for each column."""
+    strongest = [chip(words, token, 3 - rank) for rank, token in enumerate(row["strongest"][:3])]
+    promoted = [chip(words, token) for token in row["promoted"][:1]]
+    cells = [(row[column.name], column.style, css) for column, css in columns]
+    return row | {"strongest": strongest, "promoted": promoted, "cells": cells}
+
+
+def opposing_pairs(run_id: int) -> list[Pair]:
+    """The pairs of smallest decoder cosine, each once; partners are in the packed neighbours."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select l.index, l.opposing_cos, l.density, p.neighbours from ("
+            ' select "index", opposing_cos, density from latent where run_id = %s and status > 0'
+            " and opposing_cos is not null order by opposing_cos, index limit %s"
+            ") l join latent_page p on p.run_id = %s and p.index = l.index order by l.opposing_cos, l.index",
+            [run_id, 3 * PAIRS, run_id],
+        )
+        rows = cursor.fetchall()
+    pairs: dict[frozenset[int], Pair] = {}
+    for index, cos, density, blob in rows:
+        opposing = packing.unpack_neighbours(blob).opposing
+        if len(opposing):
+            pairs.setdefault(
+                frozenset((index, int(opposing[0]))), Pair(cos, index, density, int(opposing[0]))
+            )
+    return list(pairs.values())[:PAIRS]
+
+
+def as_json(resolved: ResolvedSae) -> dict[str, Any]:
+    """Everything the page says of the SAE and its run, for programs."""
+    sae, run, address = resolved.sae, resolved.run, resolved.address
+    return {
+        "id": sae.public_id,
+        "sha256": sae.sha256,
+        "name": sae.name,
+        "slug": sae.slug,
+        "architecture": sae.architecture,
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "k": sae.k,
+        "model": sae.lm.name,
+        "hook_name": sae.hook_name,
+        "run": {
+            "number": run.number,
+            "state": run.state,
+            "dataset": run.dataset.name,
+            "ctx_len": run.dataset.ctx_len,
+            "config": run.config,
+            "live": run.live_at.isoformat() if run.live_at else None,
+        },
+        "summary": {name: figure for name, figure in run.summary.items() if name != "scatter"},
+        "columns": {column.name: column.means for column in COLUMNS},
+        "url": reverse("sae_detail", args=[address]),
+        "latents": reverse("sae_latents_json", args=[address]),
+        "csv": reverse("sae_latents_csv", args=[address]),
+        "scatter": reverse("sae_scatter_json", args=[address]),
+    }
+
+
+def progress_json(sae: Sae, progress: Progress | None) -> dict[str, Any]:
+    """What there is of an SAE without a live run."""
+    about = {"id": sae.public_id, "name": sae.name, "d_sae": sae.d_sae, "model": sae.lm.name}
+    return {**about, "hook_name": sae.hook_name, "run": None, "job": progress.as_json() if progress else None}
+
+
+def latents_json(resolved: ResolvedSae, wanted: Filter, size: int) -> dict[str, Any]:
+    """One page of the table: numbers as stored, tokens as text, and the address of the next page."""
+    found: Rows = latent_list.page(resolved.run.pk, wanted, size)
+    words, here = vocabulary(resolved.sae.lm), reverse("sae_latents_json", args=[resolved.address])
+    query = wanted.query(after=found.after) if found.after else ""
+    next_ = here + query + (f"&limit={size}" if size != latent_list.PAGE else "") if query else None
+    return {
+        "latents": [_plain(row, words) for row in found.rows],
+        "next": next_,
+        "ignored": list(wanted.ignored),
+    }
+
+
+def _plain(row: dict[str, Any], words: Vocabulary) -> dict[str, Any]:
+    tokens = {name: [words.text(token) for token in row[name]] for name in ("strongest", "promoted")}
+    return {**row, **tokens, "spark": list(row["spark"])}
+
+
+def scatter_json(resolved: ResolvedSae) -> dict[str, Any]:
+    """log10 density and kurtosis of the latents that have both; in bins where they are more than POINTS.
+
+    A bin's `index` is a latent in it, and its only one where `count` is 1.
+    """
+    whole = resolved.sae.d_sae <= POINTS
+    x, y = "log(density)", "log(kurtosis)"
+    cell = (f"floor({x} / {CELL})", f"floor({y} / {CELL})")
+    among = "from latent where run_id = %s and status > 0 and kurtosis > 0"
+    points = f"select {x}, {y}, 1, index {among} order by index"
+    bins = (
+        f"select ({cell[0]} + 0.5) * {CELL}, ({cell[1]} + 0.5) * {CELL}, count(*), min(index)"
+        f" {among} group by {cell[0]}, {cell[1]} order by 3"
+    )
+    rows = latent_list.fetch(points if whole else bins, [resolved.run.pk])
+    xs, ys, counts, indices = ([row[i] for row in rows] for i in range(4))
+    places = {"x": [round(v, 4) for v in xs], "y": [round(v, 4) for v in ys]}
+    return {
+        "run": resolved.run.number,
+        "binned": not whole,
+        "cell": CELL,
+        **places,
+        "count": counts,
+        "index": indices,
+    }
