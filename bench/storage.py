@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 from bench.report import line
 
@@ -60,16 +63,46 @@ def _load_as_workers_do(run: Any) -> float:
 
 
 def _results(run: Any) -> list[Any]:
-    """What the workers computed, read back from the live run's activations."""
+    """What the workers handed to the store, read back from the live run."""
     if not _kept:
-        from sae_backend import jobs
-
-        latents = jobs.latent_pass(run.pk)
-        _kept.extend(latents.shard(s.lo, s.hi) for s in run.shards.filter(kind="latents").order_by("index"))
+        shards = run.shards.filter(kind="latents").order_by("index")
+        _kept.extend(_read_back(run.pk, s.lo, s.hi) for s in shards)
     return _kept
 
 
 _kept: list[Any] = []
+
+
+def _read_back(run_id: int, lo: int, hi: int) -> Any:
+    from sae_backend import packing
+    from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
+    from sae_backend.store import STATISTICS
+
+    rows = _select("latent", [*STATISTICS, "strongest", "spark"], run_id, lo, hi)
+    columns = dict(zip([*STATISTICS, "strongest", "spark"], zip(*rows, strict=True), strict=True))
+    pages = list(zip(*_select("latent_page", ["examples", "histogram", "logits", "neighbours"], run_id, lo, hi), strict=True))
+    return LatentShard(
+        lo, hi, _record(LatentStats, columns), _record(DecoderStats, columns), columns["strongest"],
+        np.stack([np.frombuffer(b, np.uint8) for b in columns["spark"]]),
+        [packing.unpack_examples(b) for b in pages[0]], [packing.unpack_histogram(b) for b in pages[1]],
+        [packing.unpack_logits(b) for b in pages[2]], [packing.unpack_neighbours(b) for b in pages[3]],
+    )  # fmt: skip
+
+
+def _select(table: str, columns: list[str], run_id: int, lo: int, hi: int) -> list[tuple[Any, ...]]:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        where = "where run_id = %s and index >= %s and index < %s order by index"
+        cursor.execute(f"select {', '.join(columns)} from {table} {where}", [run_id, lo, hi])
+        return cursor.fetchall()
+
+
+def _record(kind: Any, columns: dict[str, Any]) -> Any:
+    """A record of arrays from columns of a table, undefined as NaN."""
+    integers = {"firings": np.int64, "status": np.int16}
+    values = {f.name: columns[f.name] for f in fields(kind)}
+    return kind(**{k: np.array(v, integers.get(k, np.float64)) for k, v in values.items()})
 
 
 def _copy_raw(cursor: Any, tables: tuple[str, str], dumps: list[bytes]) -> float:

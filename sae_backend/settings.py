@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import environ
@@ -88,6 +89,7 @@ DATABASES["default"]["OPTIONS"] = {
     **DATABASES["default"].get("OPTIONS", {}),
     "pool": {"min_size": 1, "max_size": 16, "timeout": 20},
 }
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # the pool gives out no connection that a restart has broken
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
@@ -95,7 +97,9 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR_DIR / "static"
-STATICFILES_DIRS = [BASE_DIR / "static"]
+# plotly.js comes from the wheel; importing plotly to find it would cost every process half a second
+_PLOTLY = next(iter(find_spec("plotly").submodule_search_locations))  # type: ignore[union-attr, arg-type]
+STATICFILES_DIRS = [BASE_DIR / "static", ("vendor", Path(_PLOTLY) / "package_data")]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
