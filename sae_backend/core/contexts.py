@@ -83,10 +83,10 @@ def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, s
 def _places(
     ids: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64], at: npt.NDArray[np.int64], separator: int | None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Document and position of each window's first token, a leading separator belonging to the document before."""
-    first = at.copy()
-    if separator is not None and len(ids):
-        first = np.minimum(first + (ids[first] == separator), len(ids) - 1)
+    """Document and position of each window's first token that is no separator; empty documents leave several."""
+    ordinary = np.flatnonzero(ids != separator) if separator is not None else np.arange(len(ids))
+    ahead = np.searchsorted(ordinary, at)
+    first = np.append(ordinary, len(ids) - 1)[ahead]  # the last place where only separators follow
     document = np.searchsorted(starts, first, side="right") - 1
     return document.astype(np.int32), (first - starts[document]).astype(np.int32)
 
@@ -95,20 +95,23 @@ def vocabulary(tokenizer: Any, d_vocab: int) -> tuple[list[bytes], list[bool]]:
     """Each token's own bytes in id order, parts of characters included, and whether it is special.
 
     `tokenizer.decode` of one id loses incomplete UTF-8, so the bytes are taken from the vocabulary's spelling:
-    byte-level BPE writes a byte as a printable character, SentencePiece as <0xE6>.
+    byte-level BPE writes a byte as a printable character, SentencePiece as <0xE6>. Added tokens are spelled as they
+    are and need not be special: GPT-NeoX adds runs of spaces.
     """
-    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    added = tokenizer.added_tokens_decoder
+    special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
     spelled = tokenizer.convert_ids_to_tokens(list(range(min(d_vocab, len(tokenizer)))))
     spelled += [None] * (d_vocab - len(spelled))
     byte_of = _byte_level() if _is_byte_level(tokenizer) else None
-    tokens = [_token_bytes(s, i in special, byte_of) for i, s in enumerate(spelled)]
+    literal = special if byte_of is None else special | set(added)
+    tokens = [_token_bytes(s, i in literal, byte_of) for i, s in enumerate(spelled)]
     return tokens, [i in special or s is None for i, s in enumerate(spelled)]
 
 
-def _token_bytes(spelling: str | None, special: bool, byte_of: dict[str, int] | None) -> bytes:
+def _token_bytes(spelling: str | None, literal: bool, byte_of: dict[str, int] | None) -> bytes:
     if spelling is None:
         return b""
-    if special:
+    if literal:
         return spelling.encode()
     if byte_of is not None and all(c in byte_of for c in spelling):
         return bytes(byte_of[c] for c in spelling)

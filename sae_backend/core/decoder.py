@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_backend.core.language_model import Unembedding
 from sae_backend.core.results import DecoderStats
-from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.core.sae import SparseAutoencoder, top_k
 from sae_backend.packing import Logits, Neighbours
 
 N_NEIGHBOURS = 10
@@ -71,7 +71,8 @@ class Decoder:
         squares = torch.zeros(hi - lo, dtype=torch.float64, device=rows.device)
         for a, block in self._blocks():
             cos = rows @ block.T  # [hi - lo, columns]
-            own = torch.arange(max(lo, a), min(hi, a + len(block)), device=rows.device)
+            first = min(max(lo, a), hi)
+            own = torch.arange(first, max(first, min(hi, a + len(block))), device=rows.device)
             cos[own - lo, own - a] = 0.0
             squares += (cos.double().square() * live[a : a + len(block)]).sum(1)
             cos[own - lo, own - a] = -torch.inf
@@ -117,8 +118,9 @@ class _Running:
         self.columns: Tensor
 
     def add(self, block: Tensor, first: int) -> None:
-        values, columns = block.topk(min(self.m, block.shape[1]), dim=1, largest=self.largest)
-        columns = columns + first
+        ranked = block if self.largest else -block
+        local = top_k(ranked, min(self.m, block.shape[1])).sort(dim=1).values  # ascending, for the stable sort below
+        values, columns = block.gather(1, local), local + first
         if self.values is not None:
             values = torch.cat([self.values, values], 1)
             columns = torch.cat([self.columns, columns], 1)

@@ -17,6 +17,7 @@ from sae_backend.core import kernels
 from sae_backend.core.sae import SparseAutoencoder
 
 ROWS, _COLUMNS = 2048, 2048  # of one block of pre-activations: 8 MB in bfloat16
+_FEWEST = 64  # rows of a matmul: with fewer, libraries sum in another order and a token's bits depend on its batch
 _BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
@@ -50,13 +51,18 @@ class BlockEncoder:
     @torch.no_grad()
     def __call__(self, hidden: Tensor) -> Firings:
         """Firings of hidden [n d_in]."""
-        parts = [self._rows(hidden[r : r + ROWS]) for r in range(0, len(hidden), ROWS)]
+        parts = [self._rows(hidden[r : r + ROWS]) for r in range(0, max(1, len(hidden)), ROWS)]
         counts = np.concatenate([np.diff(p.indptr) for p in parts])
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return Firings(indptr, np.concatenate([p.latent for p in parts]), np.concatenate([p.act for p in parts]))
 
     def _rows(self, hidden: Tensor) -> Firings:
-        return self._topk(hidden) if self.fast else self._generic(hidden)
+        n = len(hidden)
+        if n < _FEWEST:
+            hidden = torch.cat([hidden, hidden.new_zeros(_FEWEST - n, hidden.shape[1])])
+        found = self._topk(hidden) if self.fast else self._generic(hidden)
+        end = found.indptr[n]
+        return Firings(found.indptr[: n + 1], found.latent[:end], found.act[:end])
 
     def _generic(self, hidden: Tensor) -> Firings:
         acts = self.sae.encode(hidden.float())

@@ -220,7 +220,7 @@ def bands(indptr, act, out):
 def _insert(hashes, places, n, h, q):
     """Keep the smallest hashes, ascending, in a short sorted list of n so far; returns its new length."""
     if n == hashes.size:
-        if h >= hashes[n - 1]:
+        if n == 0 or h >= hashes[n - 1]:
             return n
         n -= 1
     j = n

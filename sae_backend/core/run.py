@@ -61,13 +61,21 @@ class ContextPass:
         hidden = self.lm.capture(ids, hook).flatten(0, 1)[torch.from_numpy(counted.reshape(-1))].float()
         firings = self.encoder(hidden)
         self._refuse_dense(firings)
-        sums.add_l0(np.diff(firings.indptr))
         self._fidelity(sums, ids, counted, hidden, lo + a, n_contexts)
+        row, latent, act = self._canonical(firings, hidden)
+        sums.add_l0(np.bincount(row, minlength=len(hidden)))
+        place = (np.flatnonzero(counted) + a * batch.shape[1]).astype(np.uint32)
+        return place[row], latent, act
+
+    def _canonical(
+        self, firings: Firings, hidden: torch.Tensor
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Row, latent and canonical activation of what fires; a latent without a direction writes nothing."""
         row = firings.rows()
         scale = self.sae.canonical_scale(hidden).cpu().numpy()
         act = firings.act * self.decoder_norm[firings.latent] * scale[row]
-        place = (np.flatnonzero(counted) + a * batch.shape[1]).astype(np.uint32)
-        return place[row], firings.latent, act
+        writes = act > 0
+        return row[writes], firings.latent[writes], act[writes]
 
     def _refuse_dense(self, firings: Firings) -> None:
         mean = len(firings.latent) / max(1, len(firings.indptr) - 1)

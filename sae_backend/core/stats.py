@@ -27,7 +27,7 @@ def latent_stats(rows: Rows, n_tokens: int) -> LatentStats:
             status=status_of(firings, n_tokens),
             max_act=m[:, 0],
             mean_act=m[:, 1],
-            std_act=np.where(firings >= 4, np.sqrt(m[:, 2]), np.nan),
+            std_act=np.where(spread, np.sqrt(m[:, 2]), np.nan),
             skewness=np.where(spread, m[:, 3] / m[:, 2] ** 1.5, np.nan),
             kurtosis=np.where(spread, m[:, 4] / m[:, 2] ** 2, np.nan),
             kurtosis_all=np.where(m[:, 6] > 0, m[:, 7] / m[:, 6] ** 2, np.nan),

@@ -17,7 +17,7 @@ def documents(path: Path, field: str = "text", suffixes: tuple[str, ...] = ()) -
     """(name, text) of each document, in a stable order."""
     if path.is_dir():
         yield from _folder(path, suffixes)
-    elif path.suffix == ".jsonl":
+    elif path.is_file() and path.suffix == ".jsonl":
         yield from _json_lines(path, field)
     elif path.is_file():
         yield path.name, _read(path)
@@ -34,12 +34,15 @@ def _folder(root: Path, suffixes: tuple[str, ...]) -> Documents:
 
 
 def _json_lines(path: Path, field: str) -> Documents:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield f"{path.name}:{number}", str(json.loads(line)[field])
+                text = json.loads(line)[field]
             except (ValueError, KeyError, TypeError) as error:
                 raise TextError(f"line {number} of {path} is not a JSON object with a field {field!r}") from error
+            if not isinstance(text, str):
+                raise TextError(f"{field!r} in line {number} of {path} is not text")
+            yield f"{path.name}:{number}", text
 
 
 def _read(path: Path) -> str:
