@@ -142,7 +142,8 @@ def test_a_person_wins_over_the_file_and_the_file_keeps_its_metadata() -> None:
         ({"hook_name": "<script>"}, "no hook point"),
         ({"input_norm": "batch"}, "known are none, layer_norm, constant_norm"),
         ({"input_scale": float("nan")}, "must be a positive number"),
-        ({"max_bytes": 1000}, "limit set here"),
+        ({"max_bytes": 1000}, "is larger than 1,000 bytes, the limit set here"),
+        ({"max_bytes": 1_500_000}, "in float32; the limit set here is 1,500,000"),
     ],
 )
 def test_what_a_person_says_is_checked_too(overrides: dict[str, Any], message: str) -> None:
@@ -178,8 +179,15 @@ def test_settings_that_would_be_computed_wrongly_are_refused(tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="give hook_name_out"):
         load(silent)
     assert load(silent, hook_name_out="blocks.3.hook_mlp_out").cfg.hook_name_out == "blocks.3.hook_mlp_out"
+    with pytest.raises(CheckpointError, match="d_in is True; it must be a whole number"):
+        load(edited(tmp_path / "true", "saelens/standard", d_in=True))
     with pytest.raises(CheckpointError, match="normalised or scaled inputs"):
         load(edited(tmp_path / "normed", "saelens/transcoder", normalize_activations="layer_norm"))
+
+
+def test_a_transcoder_never_subtracts_the_bias_of_its_output(tmp_path: Path) -> None:
+    folder = edited(tmp_path, "saelens/transcoder", apply_b_dec_to_input=True)
+    assert_equals(load(folder), expected("saelens/transcoder"))
 
 
 @pytest.mark.parametrize("norm", ["expected_average_only_in", "covariance_whitening", True])
@@ -211,7 +219,7 @@ def test_metadata_keeps_only_small_plain_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_equal_values_in_any_storage_dtype_have_one_identity(tmp_path: Path, dtype: torch.dtype) -> None:
-    """The weights are rounded to bfloat16's 8 bits at scale one first, so that every dtype holds them exactly."""
+    """Weights are rounded to sixteenths first, so that every dtype holds them exactly."""
     folder = edited(tmp_path, "saelens/standard")
     rounded = {
         name: (t * 16).round() / 16 for name, t in load_file(folder / "sae_weights.safetensors").items()
@@ -276,7 +284,7 @@ REFUSED = {
     "safetensors/header_len_huge.safetensors": "header too large",
     "safetensors/header_not_utf8.safetensors": "not a readable safetensors",
     "safetensors/hole.safetensors": "not a readable safetensors",
-    "safetensors/int_weights.safetensors": "No known format. int_weights.safetensors has W_dec, W_enc, b_dec, b_enc",
+    "safetensors/int_weights.safetensors": "No known format. int_weights.safetensors has W_dec, W_enc",
     "safetensors/offset_past_end.safetensors": "not a readable safetensors",
     "safetensors/seven_bytes.safetensors": "header too small",
     "safetensors/shape_overflow.safetensors": "overflow",
@@ -389,9 +397,10 @@ def test_a_configuration_nested_without_end_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["openai/tied_relu/ae.pt", "saelens/jumprelu/sae_weights.safetensors"])
 def test_a_damaged_file_is_read_or_refused_with_a_sentence(tmp_path: Path, name: str) -> None:
-    """One exception type for whatever a flipped byte makes of a header, a pickle or an archive's directory."""
+    """One exception type for whatever a flipped byte makes of a header, a pickle or a directory."""
     original = (FIXTURES / name).read_bytes()
-    path = tmp_path / Path(name).name
+    shutil.copytree((FIXTURES / name).parent, tmp_path / "sae")
+    path = tmp_path / "sae" / Path(name).name
     places = np.random.default_rng(0).integers(0, 1500, 60).tolist()
     for place in [*places, *(len(original) - 1 - p for p in places[:30])]:
         damaged = bytearray(original)

@@ -97,6 +97,11 @@ def test_no_active_latent_decodes_to_the_bias() -> None:
     assert sae.decode(sae.encode(torch.zeros(0, 2))).shape == (0, 2)
 
 
+def test_a_threshold_below_zero_lets_no_negative_activation_through() -> None:
+    sae = replace(small("jumprelu"), threshold=torch.full((3,), -1.0))
+    assert sae.encode_dense(torch.tensor([[-0.5, 2.0]])).tolist() == [[0, 2, 0.5]]
+
+
 def test_equal_pre_activations_are_kept_from_the_lowest_latent() -> None:
     values = torch.tensor([[1.0, 3, 3, 3, 2], [5, 5, 5, 5, 5], [0, 1, 2, 3, 4]])
     assert top_k(values, 2).sort().values.tolist() == [[1, 2], [0, 1], [3, 4]]
@@ -146,6 +151,7 @@ def test_normalised_inputs_are_undone_with_the_input_or_the_last_encode(norm: st
 def test_a_zero_vector_survives_normalisation() -> None:
     for norm in ("layer_norm", "constant_norm"):
         sae = random_sae("standard", input_norm=norm)
+        assert bool(sae.normalise(torch.zeros(2, 8)).x.isfinite().all())
         assert bool(sae.decode(sae.encode(torch.zeros(2, 8))).isfinite().all())
 
 
