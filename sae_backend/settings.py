@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import environ
@@ -97,9 +96,12 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR_DIR / "static"
-# plotly.js comes from the wheel; importing plotly to find it would cost every process half a second
-_PLOTLY = next(iter(find_spec("plotly").submodule_search_locations))  # type: ignore[union-attr, arg-type]
-STATICFILES_DIRS = [BASE_DIR / "static", ("vendor", Path(_PLOTLY) / "package_data")]
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.FileSystemFinder",
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "browser.finders.PlotlyFinder",
+]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
