@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,11 +14,14 @@ from typing import Any
 
 import torch
 from django.conf import settings
-from django.db import OperationalError, connection, connections
+from django.db import InterfaceError, OperationalError, connection, connections, transaction
 from django.utils import timezone
 from django.utils.text import slugify
 
+from safetensors import SafetensorError
+
 from sae_backend import identity, packing, queue, store
+from sae_backend.cleaning import spool
 from sae_backend.core import checkpoints, fidelity, language_model
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
@@ -30,6 +32,9 @@ from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.models import LanguageModel, Run, RunShard, Sae, SaeImport
 
 HELPFUL = (CheckpointError, LanguageModelError, RunError, store.StoreError)
+DATABASE_AWAY = (OperationalError, InterfaceError)  # a matter of time: the work is done again
+MAX_ATTEMPTS = 5  # of one shard: what kills its worker each time would do so for ever
+
 # ---- what is loaded once and kept --------------------------------------------------------------
 
 
@@ -84,11 +89,6 @@ def _config(run: Run) -> RunConfig:
     return RunConfig(**{k: v for k, v in run.config.items() if k in known})
 
 
-def spool(run_id: int) -> Path:
-    """Where a run's activations wait for their latents; on storage that all workers share."""
-    return settings.STORE_DIR / "spool" / str(run_id)
-
-
 def _file(shard: RunShard) -> str:
     return f"contexts-{shard.index:06d}.safetensors"
 
@@ -119,9 +119,10 @@ def compute_contexts(run_id: int, index: int) -> None:
     with _claimed(shard) as report:
         run = Run.objects.select_related("dataset__lm").get(pk=run_id)
         tokens = store.read_contexts(run.dataset, shard.lo, shard.hi)
-        result = context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
-        result.save(spool(run_id) / _file(shard))
-        store.finish_contexts(shard)
+        result = _context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
+        if store.heartbeat(shard.pk, shard.worker, tokens.size):
+            result.save(spool(run_id) / _file(shard))
+            store.finish_contexts(shard)
     queue.continue_after_contexts(run_id)
 
 
@@ -131,28 +132,23 @@ def load_latents(run_id: int, index: int) -> None:
     if shard is None:
         return
     with _claimed(shard):
-        result = latent_pass(run_id).shard(shard.lo, shard.hi)
-        store.note_backend(shard.pk)
-        store.load_latents(shard, result)
+        store.load_latents(shard, _latent_pass(run_id).shard(shard.lo, shard.hi))
     queue.continue_after_latents(run_id)
 
 
 def publish(run_id: int) -> None:
     """Seal and publish a loaded run, then empty its spool."""
-    run = Run.objects.select_related("sae").get(pk=run_id)
-    if run.state == Run.State.SEALED:
+    with store.alone("publish", run_id) as mine:
+        run = Run.objects.select_related("sae", "dataset").get(pk=run_id)
+        if not mine or run.state != Run.State.SEALED:
+            return
         with _explained(run_id):
             store.seal(run_id)
             store.publish(run_id, _figures(run))
             store.log(run_id, "published")
+    for cached in (_latent_pass, _context_pass):
+        cached.cache_clear()
     shutil.rmtree(spool(run_id), ignore_errors=True)
-    forget()
-
-
-def forget() -> None:
-    """Free what is kept for the run at hand; language models and SAEs stay."""
-    latent_pass.cache_clear()
-    context_pass.cache_clear()
 
 
 def _figures(run: Run) -> dict[str, Any]:
@@ -180,41 +176,63 @@ def _claimed(shard: RunShard) -> Iterator[Callable[[int], None]]:
     """Keep a claim alive while its work goes on; a failure that people can mend fails the run with its sentence."""
     progress = [0]
     ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(shard.pk, identity.worker(), progress, ended), daemon=True)
+    beat = threading.Thread(target=_beat, args=(shard, progress, ended), daemon=True)
     beat.start()
     try:
         with _explained(shard.run_id):
+            _refuse_deadly(shard)
             yield lambda done: progress.__setitem__(0, done)
-    except OperationalError:
-        connection.close()  # the database went away: the claim runs out and the shard is done again
-        raise
     finally:
         ended.set()
         beat.join()
-    store.heartbeat(shard.pk, identity.worker(), progress[0])
+    store.touch(shard.run_id)
 
 
-def _beat(shard_id: int, worker: str, progress: list[int], ended: threading.Event) -> None:
+def _refuse_deadly(shard: RunShard) -> None:
+    if shard.attempts > MAX_ATTEMPTS:
+        raise RunError(
+            f"{MAX_ATTEMPTS} workers ended while they computed {shard.kind} {shard.lo:,} to {shard.hi:,}, the last of them "
+            f"{shard.worker}: perhaps for want of memory. Give workers more, or take smaller shards, and run it again"
+        )
+
+
+def _beat(shard: RunShard, progress: list[int], ended: threading.Event) -> None:
     while not ended.wait(settings.WORKER_HEARTBEAT_SECONDS):
         try:
-            store.heartbeat(shard_id, worker, progress[0])
-        except OperationalError:
-            time.sleep(1)
+            store.heartbeat(shard.pk, shard.worker, progress[0])
+        except DATABASE_AWAY:
+            _leave_broken_connection()
     connections.close_all()
+
+
+def _leave_broken_connection() -> None:
+    """Take a new one next time; a sound one stays, with the locks it holds."""
+    if not connection.is_usable():
+        connection.close()
 
 
 @contextmanager
 def _explained(run_id: int) -> Iterator[None]:
+    """Fail the run with a sentence, but not because the database is away: its claim runs out and it is done again."""
     try:
         yield
-    except OperationalError:
-        raise
-    except HELPFUL as error:
-        store.fail(run_id, str(error))
+    except DATABASE_AWAY:
+        _leave_broken_connection()
         raise
     except Exception as error:
-        store.fail(run_id, f"{type(error).__name__}: {error}. This is a fault of ours; the worker's log has its traceback")
+        store.fail(run_id, _sentence(error))
         raise
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, HELPFUL):
+        return str(error)
+    if isinstance(error, (OSError, SafetensorError)):
+        return (
+            f"{settings.STORE_DIR} cannot be used: {error}. It needs free space, and one place that all workers share; "
+            "mend that, or set STORE_DIR to another directory, and run it again"
+        )
+    return f"{type(error).__name__}: {error}. This is a fault of ours; the worker's log has its traceback"
 
 
 # ---- imports ---------------------------------------------------------------------------------------
@@ -222,23 +240,28 @@ def _explained(run_id: int) -> Iterator[None]:
 
 def import_sae(import_id: int) -> None:
     """From a checkpoint's path to an SAE in the store, and a run where a dataset was chosen."""
-    row = SaeImport.objects.select_related("lm", "dataset").get(pk=import_id)
-    if row.state not in (SaeImport.State.QUEUED, SaeImport.State.RUNNING):
-        return
-    SaeImport.objects.filter(pk=import_id).update(state=SaeImport.State.RUNNING)
-    try:
-        sae = _imported(row)
-    except HELPFUL as error:
-        SaeImport.objects.filter(pk=import_id).update(
-            state=SaeImport.State.FAILED, error=str(error), done_at=timezone.now()
-        )
-        return
-    run = row.run
-    if run is None and row.dataset is not None:
-        run = new_run(sae, row.dataset)
-    SaeImport.objects.filter(pk=import_id).update(
-        state=SaeImport.State.DONE, sae=sae, run=run, error="", done_at=timezone.now()
-    )
+    with store.alone("import", import_id) as mine:
+        row = SaeImport.objects.select_related("lm", "dataset").get(pk=import_id)
+        if not mine or row.state not in (SaeImport.State.QUEUED, SaeImport.State.RUNNING):
+            return
+        SaeImport.objects.filter(pk=import_id).update(state=SaeImport.State.RUNNING)
+        try:
+            _finish(row, _imported(row))
+        except DATABASE_AWAY:
+            raise
+        except Exception as error:
+            ended = {"state": SaeImport.State.FAILED, "done_at": timezone.now()}
+            SaeImport.objects.filter(pk=import_id).update(error=_sentence(error), **ended)
+            if not isinstance(error, HELPFUL):
+                raise
+
+
+def _finish(row: SaeImport, sae: Sae) -> None:
+    """The import is done and its run is there, or neither."""
+    ended = {"state": SaeImport.State.DONE, "error": "", "done_at": timezone.now()}
+    with transaction.atomic():
+        run = new_run(sae, row.dataset) if row.dataset is not None else None
+        SaeImport.objects.filter(pk=row.pk).update(sae=sae, run=run, **ended)
 
 
 def _imported(row: SaeImport) -> Sae:
@@ -247,16 +270,24 @@ def _imported(row: SaeImport) -> Sae:
     loaded = checkpoints.load(source, **row.options)
     hook_name = _fitting_hook(loaded, row.lm)
     digest = loaded.identity()
-    known = Sae.objects.filter(sha256=digest).first()
-    if known is not None:
-        return known
-    path = _keep(source, digest)
-    return Sae.objects.create(
-        sha256=digest, name=row.name, slug=_free_slug(row.name), lm=row.lm, hook_name=hook_name,
-        hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture, format=loaded.cfg.format,
-        d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae, k=loaded.cfg.k,
-        metadata={**loaded.cfg.metadata, "overrides": row.options}, path=path,
-    )  # fmt: skip
+    with transaction.atomic():
+        store.one_at_a_time("sae")
+        known = Sae.objects.select_related("lm").filter(sha256=digest).first()
+        if known is not None:
+            return _same_lm(known, row.lm)
+        path = _keep(source, digest)
+        return Sae.objects.create(
+            sha256=digest, name=row.name, slug=_free_slug(row.name), lm=row.lm, hook_name=hook_name,
+            hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture, format=loaded.cfg.format,
+            d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae, k=loaded.cfg.k,
+            metadata={**loaded.cfg.metadata, "overrides": row.options}, path=path,
+        )  # fmt: skip
+
+
+def _same_lm(known: Sae, lm: LanguageModel) -> Sae:
+    if known.lm_id != lm.pk:
+        raise CheckpointError(f"these weights are here already, as {known.name} of {known.lm.name}; import them for that")
+    return known
 
 
 def _fitting_hook(loaded: SparseAutoencoder, lm: LanguageModel) -> str:
@@ -280,7 +311,7 @@ def _keep(source: Path, digest: str) -> str:
     """Copy the checkpoint into the store under its identity; its path relative to the store."""
     relative = Path("checkpoints") / digest
     target = settings.STORE_DIR / relative
-    partial = target.with_name(f".{digest}.{threading.get_ident()}")
+    partial = target.with_name(f".{digest}")  # one import at a time is here
     if not target.exists():
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

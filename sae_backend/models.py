@@ -115,6 +115,9 @@ class Run(models.Model):
         return f"{self.sae.name} r{self.number}"
 
 
+UNFINISHED = (Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING, Run.State.SEALED)
+
+
 class RunShard(models.Model):
     """A claimable piece of a run: contexts (or latents) lo ≤ i < hi."""
 

@@ -6,14 +6,12 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from sae_backend import store, tasks
 from sae_backend.celery import app
-from sae_backend.models import Run, RunShard, SaeImport
-
-UNFINISHED = (Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING, Run.State.SEALED)
+from sae_backend.models import UNFINISHED, Run, RunShard, SaeImport
 
 
 def start(run_id: int) -> None:
@@ -31,19 +29,24 @@ def enqueue(run_id: int) -> None:
     """Send every shard of the run's present stage that is not done, or its publication."""
     run = Run.objects.get(pk=run_id)
     if run.state == Run.State.COMPUTING:
-        _shards(run, RunShard.Kind.CONTEXTS, tasks.compute_contexts)
+        _shards(run, RunShard.Kind.CONTEXTS)
         continue_after_contexts(run_id)
     elif run.state == Run.State.LOADING:
-        _shards(run, RunShard.Kind.LATENTS, tasks.load_latents)
+        _shards(run, RunShard.Kind.LATENTS)
         continue_after_latents(run_id)
     elif run.state == Run.State.SEALED:
         tasks.publish_run.delay(run_id)
 
 
-def _shards(run: Run, kind: str, task: object) -> None:
-    waiting = run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).order_by("index")
-    for index in waiting.values_list("index", flat=True):
-        task.delay(run.pk, index)  # type: ignore[attr-defined]
+def _shards(run: Run, kind: str) -> None:
+    for shard in run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).order_by("index"):
+        send(shard)
+
+
+def send(shard: RunShard) -> None:
+    """Queue one shard; whoever takes a message of a shard that is done or claimed drops it."""
+    task = tasks.compute_contexts if shard.kind == RunShard.Kind.CONTEXTS else tasks.load_latents
+    task.delay(shard.run_id, shard.index)
 
 
 def continue_after_contexts(run_id: int) -> None:
@@ -62,7 +65,21 @@ def waiting() -> int:
     """Messages in the compute queue that no worker has taken."""
     with app.connection_for_read() as connection:
         name = settings.CELERY_TASK_DEFAULT_QUEUE
-        return int(connection.default_channel.queue_declare(queue=name, passive=False, durable=True).message_count)
+        queue = app.amqp.queues[name].bind(connection.default_channel)
+        queue.declare()  # binds it again, should Redis have lost everything: messages go nowhere without
+        return int(queue.queue_declare(passive=True).message_count)
+
+
+def take_over(worker: str) -> int:
+    """Send again what a worker that is gone was at: its messages come back only after hours. How many shards."""
+    held = store.release(worker)
+    for shard in held:
+        send(shard)
+    for run in Run.objects.filter(state=Run.State.SEALED):
+        tasks.publish_run.delay(run.pk)
+    for row in SaeImport.objects.filter(state=SaeImport.State.RUNNING):
+        tasks.import_sae.delay(row.pk)
+    return len(held)
 
 
 def sweep(stalled_seconds: float) -> int:
@@ -73,9 +90,8 @@ def sweep(stalled_seconds: float) -> int:
     if waiting():
         return 0
     cutoff = timezone.now() - timedelta(seconds=stalled_seconds)
-    silent = Q(heartbeat_at__lt=cutoff) | Q(heartbeat_at=None, created_at__lt=cutoff)
     found = 0
-    for run in Run.objects.filter(silent, state__in=UNFINISHED).order_by("pk"):
+    for run in _silent(cutoff):
         # compare and set: of several workers that sweep, one sends
         if Run.objects.filter(pk=run.pk, heartbeat_at=run.heartbeat_at).update(heartbeat_at=timezone.now()):
             store.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
@@ -84,8 +100,16 @@ def sweep(stalled_seconds: float) -> int:
     return found + _imports(cutoff)
 
 
+def _silent(cutoff: datetime) -> QuerySet[Run]:
+    """Unfinished runs without a sign of life since the cutoff and without a claim that another worker keeps alive."""
+    alive = timezone.now() - timedelta(seconds=settings.STALLED_SECONDS)
+    kept = RunShard.objects.filter(run=OuterRef("pk"), state=RunShard.State.CLAIMED, heartbeat_at__gt=alive)
+    silent = Q(heartbeat_at__lt=cutoff) | Q(heartbeat_at=None, created_at__lt=cutoff)
+    return Run.objects.filter(silent, ~Exists(kept), state__in=UNFINISHED).order_by("pk")
+
+
 def _imports(cutoff: datetime) -> int:
-    """Imports that were queued or being read when everything stopped; reading one again is harmless."""
+    """Imports that were queued or being read when everything stopped; one that is being read is left alone."""
     lost = SaeImport.objects.filter(state__in=[SaeImport.State.QUEUED, SaeImport.State.RUNNING], created_at__lt=cutoff)
     pks = list(lost.order_by("pk").values_list("pk", flat=True))
     for pk in pks:

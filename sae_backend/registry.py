@@ -21,6 +21,8 @@ def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
     if known is not None:
         LanguageModel.objects.filter(pk=known.pk).update(source=source, revision=revision)  # it may have moved
         return known
+    if LanguageModel.objects.filter(name=name).exists():
+        raise language_model.LanguageModelError(f"another language model is called {name!r}; choose another name")
     lm = language_model.load(source, revision=revision or None)
     shape = lm.bridge.cfg
     tokens, special = contexts.vocabulary(lm.tokenizer, int(shape.d_vocab))
@@ -39,6 +41,8 @@ def register_dataset(
     known = Dataset.objects.filter(name=name, lm=lm, ctx_len=ctx_len).first()
     if known is not None and known.ready:
         return known
+    if not 2 <= ctx_len <= lm.n_ctx:
+        raise language_model.LanguageModelError(f"{lm.name} reads contexts of 2 to {lm.n_ctx:,} tokens, not {ctx_len:,}")
     tokenizer = language_model.load_tokenizer(lm.source, lm.revision or None)
     cut = contexts.tokenize(documents, tokenizer, ctx_len, max_tokens)
     if not len(cut.tokens):

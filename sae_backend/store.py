@@ -6,28 +6,26 @@ A run loads stand-alone tables by binary COPY, one transaction a shard; `seal` i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
-from sae_backend import packing, summary
+from sae_backend import packing, rows, summary
 from sae_backend.core.config import RunConfig
-from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
-from sae_backend.models import Dataset, LogLine, Run, RunShard, Sae
+from sae_backend.core.results import LatentShard
+from sae_backend.models import UNFINISHED, Dataset, LogLine, Run, RunShard, Sae
+from sae_backend.rows import STATISTICS
 
-STATISTICS = [f.name for f in (*fields(LatentStats), *fields(DecoderStats))]
 # what a table sorts by has an index of its own: (column, index) where the latent fired
 SORTABLE = [c for c in STATISTICS if c not in ("status", "firings")]
-_INTEGERS = {"firings": "int8", "status": "int2"}
+_LIKE = "like {} including defaults including constraints including storage including compression"
 
 
 class StoreError(Exception):
@@ -39,12 +37,23 @@ def _tables(run_id: int) -> tuple[str, str]:
 
 
 @contextmanager
-def _copy(table: str, columns: Sequence[str], types: Sequence[str]) -> Iterator[Any]:
-    """A binary COPY inside the current transaction."""
-    names = ", ".join(f'"{c}"' for c in columns)
-    with connection.cursor() as cursor, cursor.copy(f"copy {table} ({names}) from stdin (format binary)") as copy:
-        copy.set_types(types)
-        yield copy
+def alone(what: str, key: int) -> Iterator[bool]:
+    """Hold a piece of work that one process at a time may do; False when another has it. It ends with the process."""
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_try_advisory_lock(hashtext(%s), %s::int)", [what, key])
+        mine = bool(cursor.fetchone()[0])
+    try:
+        yield mine
+    finally:
+        if mine:
+            with suppress(OperationalError, InterfaceError), connection.cursor() as cursor:
+                cursor.execute("select pg_advisory_unlock(hashtext(%s), %s::int)", [what, key])
+
+
+def one_at_a_time(what: str) -> None:
+    """Wait until no other transaction is in this section; ours leaves it at its end."""
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(hashtext(%s), 0)", [what])
 
 
 # ---- datasets ----------------------------------------------------------------------------------
@@ -58,28 +67,30 @@ def write_contexts(
     table = f"context_d{dataset.pk}"
     packed = tokens.astype(packing.token_dtype(dataset.lm.d_vocab))
     with transaction.atomic():
-        _replace_partition("context", table, dataset.pk)
         with connection.cursor() as cursor:
+            # stand-alone until it is full: a partition being created locks every reader of the parent out
+            cursor.execute(f"create table {table}_new ({_LIKE.format('context')}, check (dataset_id = {dataset.pk}))")
             cursor.execute("delete from document where dataset_id = %s", [dataset.pk])
-        with _copy("document", ["dataset_id", "index", "name"], ["int8", "int4", "text"]) as copy:
+        with rows.copy("document", ["dataset_id", "index", "name"], ["int8", "int4", "text"]) as copy:
             for i, name in enumerate(names):
                 copy.write_row((dataset.pk, i, name.replace("\0", "�")))
         columns = ["dataset_id", "index", "document", "position", "tokens", "text"]
-        with _copy(table, columns, ["int8", "int4", "int4", "int4", "bytea", "text"]) as copy:
+        with rows.copy(f"{table}_new", columns, ["int8", "int4", "int4", "int4", "bytea", "text"]) as copy:
             for i, text in enumerate(texts):
                 row = (dataset.pk, i, int(document[i]), int(position[i]), packed[i].tobytes(), text.replace("\0", "�"))
                 copy.write_row(row)
-        with connection.cursor() as cursor:
-            cursor.execute(f"create index {table}_text on {table} using gin (text gin_trgm_ops)")
+        _attach_contexts(table, dataset.pk)
         Dataset.objects.filter(pk=dataset.pk).update(
             sha256=sha256, n_contexts=len(tokens), n_tokens=tokens.size, n_documents=len(names), ready=True
         )
 
 
-def _replace_partition(parent: str, table: str, key: int) -> None:
+def _attach_contexts(table: str, dataset_id: int) -> None:
     with connection.cursor() as cursor:
+        cursor.execute(f"create index on {table}_new using gin (text gin_trgm_ops)")
         cursor.execute(f"drop table if exists {table}")
-        cursor.execute(f"create table {table} partition of {parent} for values in ({key})")
+        cursor.execute(f"alter table {table}_new rename to {table}")
+        cursor.execute(f"alter table context attach partition {table} for values in ({dataset_id})")
 
 
 def read_contexts(dataset: Dataset, lo: int, hi: int) -> npt.NDArray[np.uint32]:
@@ -99,6 +110,8 @@ def read_contexts(dataset: Dataset, lo: int, hi: int) -> npt.NDArray[np.uint32]:
 
 def create_run(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
     """A queued run with its shards and its stand-alone tables."""
+    if dataset.lm_id != sae.lm_id:
+        raise StoreError(f"{dataset.name} is tokenized for {dataset.lm.name}; {sae.name} belongs to {sae.lm.name}")
     cfg = RunConfig(**{k: v for k, v in config.items() if k in RunConfig.__dataclass_fields__})
     with transaction.atomic():
         Sae.objects.select_for_update().get(pk=sae.pk)
@@ -119,12 +132,10 @@ def _shards(run: Run, kind: str, n: int, size: int) -> Iterator[RunShard]:
 
 
 def _create_tables(run_id: int) -> None:
-    like = "including defaults including constraints including storage including compression"
     with connection.cursor() as cursor:
         for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
-            cursor.execute(
-                f"create table {table} (like {parent} {like}, check (run_id = {run_id})) with (autovacuum_enabled = off)"
-            )
+            like = _LIKE.format(parent)
+            cursor.execute(f"create table {table} ({like}, check (run_id = {run_id})) with (autovacuum_enabled = off)")
 
 
 def log(run_id: int, text: str, level: str = "info") -> None:
@@ -138,24 +149,37 @@ def log(run_id: int, text: str, level: str = "info") -> None:
 def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
     """Take a shard by compare-and-set, or None when another has it, it is done, or the run does not want it."""
     wanted = Run.State.COMPUTING if kind == RunShard.Kind.CONTEXTS else Run.State.LOADING
-    with transaction.atomic(), connection.cursor() as cursor:
+    _free_hung_loader(run_id, kind, index)
+    with connection.cursor() as cursor:
         cursor.execute(
             """
             update sae_backend_runshard s
-            set state = 'claimed', worker = %s, heartbeat_at = now(), attempts = attempts + 1, progress = 0
+            set state = 'claimed', worker = %s, heartbeat_at = now(), attempts = attempts + 1, progress = 0,
+                backend_pid = null
             from sae_backend_run r
             where s.run_id = %s and s.kind = %s and s.index = %s and r.id = s.run_id and r.state = %s
               and (s.state = 'todo' or s.state = 'claimed' and s.heartbeat_at < now() - make_interval(secs => %s))
-            returning s.id, s.backend_pid
+            returning s.id
             """,
             [worker, run_id, kind, index, wanted, settings.STALLED_SECONDS],
         )
         row = cursor.fetchone()
-        if row is None:
-            return None
-        if row[1] is not None:  # a loader hung inside COPY still holds its locks
-            cursor.execute("select pg_terminate_backend(%s) where %s <> pg_backend_pid()", [row[1], row[1]])
-    return RunShard.objects.select_related("run").get(pk=row[0])
+    return None if row is None else RunShard.objects.select_related("run").get(pk=row[0])
+
+
+def _free_hung_loader(run_id: int, kind: str, index: int) -> None:
+    """End the connection of a stalled claim: inside COPY it holds the shard's row, and no timeout ends it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            select pg_terminate_backend(a.pid)
+            from sae_backend_runshard s join pg_stat_activity a on a.pid = s.backend_pid
+            where s.run_id = %s and s.kind = %s and s.index = %s and s.state = 'claimed'
+              and s.heartbeat_at < now() - make_interval(secs => %s)
+              and a.backend_start < s.heartbeat_at and a.pid <> pg_backend_pid()
+            """,
+            [run_id, kind, index, settings.STALLED_SECONDS],
+        )
 
 
 def heartbeat(shard_id: int, worker: str, progress: int) -> bool:
@@ -163,6 +187,12 @@ def heartbeat(shard_id: int, worker: str, progress: int) -> bool:
     alive = RunShard.objects.filter(pk=shard_id, worker=worker, state=RunShard.State.CLAIMED)
     if not alive.update(heartbeat_at=timezone.now(), progress=progress):
         return False
+    touch(RunShard.objects.values_list("run_id", flat=True).get(pk=shard_id))
+    return True
+
+
+def touch(run_id: int) -> None:
+    """Say that the run is worked on, and how many of its tokens are done."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -170,16 +200,18 @@ def heartbeat(shard_id: int, worker: str, progress: int) -> bool:
                 select coalesce(sum(case when s.state = 'done' then (s.hi - s.lo) * d.ctx_len else s.progress end), 0)
                 from sae_backend_runshard s, sae_backend_dataset d
                 where s.run_id = r.id and s.kind = 'contexts' and d.id = r.dataset_id)
-            where r.id = (select run_id from sae_backend_runshard where id = %s)
+            where r.id = %s
             """,
-            [shard_id],
+            [run_id],
         )
-    return True
 
 
-def release(worker: str) -> int:
-    """Give back every claim of a worker that is known to be gone; how many there were."""
-    return RunShard.objects.filter(worker=worker, state=RunShard.State.CLAIMED).update(state=RunShard.State.TODO)
+def release(worker: str) -> list[RunShard]:
+    """Give back every claim of a worker that is known to be gone; which they were."""
+    held = list(RunShard.objects.filter(worker=worker, state=RunShard.State.CLAIMED))
+    mine = RunShard.objects.filter(pk__in=[s.pk for s in held], worker=worker, state=RunShard.State.CLAIMED)
+    mine.update(state=RunShard.State.TODO)
+    return held
 
 
 def finish_contexts(shard: RunShard) -> bool:
@@ -192,17 +224,18 @@ def finish_contexts(shard: RunShard) -> bool:
 
 
 def load_latents(shard: RunShard, result: LatentShard) -> bool:
-    """COPY a shard's rows and mark it done, in one transaction; False when it was done before."""
+    """COPY a shard's rows and mark it done, in one transaction; False, and no row, when the claim or the run is gone."""
     latent, page = _tables(shard.run_id)
+    _note_backend(shard)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("select state from sae_backend_run where id = %s for share", [shard.run_id])
         if cursor.fetchone()[0] != Run.State.LOADING:
-            raise StoreError(f"run {shard.run_id} takes no more rows: it was cancelled, failed or is sealed")
+            return False
         cursor.execute("select state, worker from sae_backend_runshard where id = %s for update", [shard.pk])
         if cursor.fetchone() != (RunShard.State.CLAIMED, shard.worker):
             return False
-        _copy_latents(latent, shard.run_id, result)
-        _copy_pages(page, shard.run_id, result)
+        rows.latents(latent, shard.run_id, result)
+        rows.pages(page, shard.run_id, result)
         cursor.execute(
             "update sae_backend_runshard set state = 'done', done_at = now(), progress = hi - lo, backend_pid = null"
             " where id = %s",
@@ -211,39 +244,14 @@ def load_latents(shard: RunShard, result: LatentShard) -> bool:
     return True
 
 
-def note_backend(shard_id: int) -> None:
-    """Record which connection is about to COPY, so that a hung one can be terminated."""
+def _note_backend(shard: RunShard) -> None:
+    """Record which connection, this thread's, is about to COPY, so that a hung one can be terminated."""
     with connection.cursor() as cursor:
-        cursor.execute("update sae_backend_runshard set backend_pid = pg_backend_pid() where id = %s", [shard_id])
-
-
-def _copy_latents(table: str, run_id: int, result: LatentShard) -> None:
-    columns = ["run_id", "index", *STATISTICS, "strongest", "promoted", "spark"]
-    types = ["int4", "int4", *(_INTEGERS.get(c, "float8") for c in STATISTICS), "int4[]", "int4[]", "bytea"]
-    values = [_plain(getattr(result.stats if hasattr(result.stats, c) else result.decoder, c)) for c in STATISTICS]
-    with _copy(table, columns, types) as copy:
-        for i, statistics in enumerate(zip(*values, strict=True)):
-            promoted = result.logits[i].promoted[:3].tolist()
-            row = (run_id, result.lo + i, *statistics, result.strongest[i], promoted, result.sparks[i].tobytes())
-            copy.write_row(row)
-
-
-def _plain(values: npt.NDArray[Any]) -> list[Any]:
-    """Python numbers, None for what is undefined."""
-    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in values.tolist()]
-
-
-def _copy_pages(table: str, run_id: int, result: LatentShard) -> None:
-    columns = ["run_id", "index", "examples", "histogram", "logits", "neighbours"]
-    with _copy(table, columns, ["int4", "int4", "bytea", "bytea", "bytea", "bytea"]) as copy:
-        for i in range(result.hi - result.lo):
-            blobs = (
-                packing.pack_examples(result.examples[i]),
-                packing.pack_histogram(result.histograms[i]),
-                packing.pack_logits(result.logits[i]),
-                packing.pack_neighbours(result.neighbours[i]),
-            )
-            copy.write_row((run_id, result.lo + i, *blobs))
+        cursor.execute(
+            "update sae_backend_runshard set backend_pid = pg_backend_pid(), heartbeat_at = clock_timestamp()"
+            " where id = %s and worker = %s and state = 'claimed'",
+            [shard.pk, shard.worker],
+        )
 
 
 # ---- the end of a run --------------------------------------------------------------------------------
@@ -279,6 +287,9 @@ def seal(run_id: int) -> None:
 
 def publish(run_id: int, figures: dict[str, Any]) -> None:
     """Attach a sealed run's tables and point its SAE at it; the run before is retired."""
+    latent, _ = _tables(run_id)
+    if Run.objects.filter(pk=run_id, state=Run.State.SEALED).exists():  # whose rows no longer change
+        figures = {**figures, **summary.from_tables(latent, SORTABLE)}
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("set local lock_timeout = '10s'")
         run = Run.objects.select_for_update().get(pk=run_id)
@@ -286,9 +297,8 @@ def publish(run_id: int, figures: dict[str, Any]) -> None:
             return
         if run.state != Run.State.SEALED:
             raise StoreError(f"run {run_id} is {run.state}; only a sealed run can be published")
-        sae = Sae.objects.select_for_update().get(pk=run.sae_id)
+        sae = Sae.objects.select_for_update(no_key=True).get(pk=run.sae_id)  # labels can still be written
         _check_complete(run_id, sae.d_sae)
-        figures = {**figures, **summary.from_tables(_tables(run_id)[0], SORTABLE)}
         _attach(run_id)
         Run.objects.filter(pk=run_id).update(state=Run.State.LIVE, live_at=timezone.now(), summary=figures)
         if sae.current_run_id and sae.current_run_id != run_id:
@@ -297,11 +307,12 @@ def publish(run_id: int, figures: dict[str, Any]) -> None:
 
 
 def _check_complete(run_id: int, d_sae: int) -> None:
+    """Every latent once: the unique index that _attach needs rules out doubles."""
     with connection.cursor() as cursor:
         for table in _tables(run_id):
-            cursor.execute(f"select count(*), count(distinct index), min(index), max(index) from {table}")
-            if cursor.fetchone() != (d_sae, d_sae, 0, d_sae - 1):
-                raise StoreError(f"run {run_id} has lost rows in {table}; delete it and compute it again")
+            cursor.execute(f"select count(*), min(index), max(index) from {table}")
+            if cursor.fetchone() != (d_sae, 0, d_sae - 1):
+                raise StoreError(f"run {run_id} has lost rows in {table}; compute it again")
 
 
 def _attach(run_id: int) -> None:
@@ -315,8 +326,8 @@ def _attach(run_id: int) -> None:
 
 def fail(run_id: int, message: str) -> None:
     """Stop a run with a message for people; what it loaded is dropped. A finished run is left alone."""
-    _stop(run_id, Run.State.FAILED, message)
-    log(run_id, message, "error")
+    if _stop(run_id, Run.State.FAILED, message):
+        log(run_id, message, "error")
 
 
 def cancel(run_id: int) -> None:
@@ -324,26 +335,40 @@ def cancel(run_id: int) -> None:
     _stop(run_id, Run.State.CANCELLED, "")
 
 
-def _stop(run_id: int, state: str, message: str) -> None:
-    open_states = [Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING]
-    stopped = Run.objects.filter(pk=run_id, state__in=open_states).update(state=state, error=message)
+def _stop(run_id: int, state: str, message: str) -> bool:
+    stopped = Run.objects.filter(pk=run_id, state__in=UNFINISHED).update(state=state, error=message)
     if stopped:
         with connection.cursor() as cursor:
             for table in _tables(run_id):
                 cursor.execute(f"drop table if exists {table}")
+    return bool(stopped)
 
 
 def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
-    """Drop retired runs past their grace, unless pinned; needs autocommit. Returns the runs dropped."""
+    """Drop retired runs past their grace, unless pinned, and what a killed process left of others; needs autocommit.
+
+    Returns the runs dropped.
+    """
     cutoff = timezone.now() - timedelta(seconds=grace_seconds)
     old = Run.objects.filter(state=Run.State.RETIRED, retired_at__lt=cutoff, pinned=False)
-    dropped = []
-    for run in old:
-        for parent, table in zip(("latent", "latent_page"), _tables(run.pk), strict=True):
+    dropped = [pk for pk in old.values_list("pk", flat=True) if old.filter(pk=pk).update(state=Run.State.DROPPED)]
+    for run_id in _gone_with_tables():
+        for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
             _detach_and_drop(parent, table)
-        Run.objects.filter(pk=run.pk).update(state=Run.State.DROPPED)
-        dropped.append(run.pk)
     return dropped
+
+
+def _gone_with_tables() -> list[int]:
+    """Runs that nobody reads or writes any more, but whose tables are there."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            select distinct r.id from sae_backend_run r join pg_class c
+            on c.relname in ('latent_r' || r.id, 'latent_page_r' || r.id)
+            where r.state in ('failed', 'cancelled', 'dropped')
+            """
+        )
+        return [row[0] for row in cursor.fetchall()]
 
 
 def _detach_and_drop(parent: str, table: str) -> None:

@@ -9,7 +9,7 @@ import time
 from django.conf import settings
 from django.db import connections
 
-from sae_backend import identity, queue, store
+from sae_backend import cleaning, identity, queue
 
 logger = logging.getLogger(__name__)
 
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 def begin(worker: str) -> None:
     """Take over under a Celery node's name: a name is one process, so whoever had it before is gone."""
     identity.be(worker)
-    released = store.release(worker)
-    if released:
-        logger.warning("took back %s shards of a worker of this name that ended", released)
+    taken = queue.take_over(worker)
+    if taken:
+        logger.warning("took back %s shards of a worker of this name that ended", taken)
     queue.sweep(0.0)
     threading.Thread(target=_watch, daemon=True, name="supervision").start()
 
@@ -29,6 +29,7 @@ def _watch() -> None:
         time.sleep(settings.STALLED_SECONDS / 2)
         try:
             queue.sweep(settings.STALLED_SECONDS)
+            cleaning.clean()
         except Exception:  # the database or Redis is away; look again later
             logger.warning("cannot look for stalled runs now", exc_info=True)
         finally:
