@@ -60,14 +60,17 @@ def _bars(counts: Sequence[int], ceiling: float) -> str:
 def _density_lines(low: float, width: float, expected: float | None) -> list[Line]:
     lines = [Line(100 * (math.log10(RARE) - low) / width, "rare, under 1e-5", left=True)]
     if expected:
-        lines.append(Line(100 * (math.log10(expected) - low) / width, f"L0 / d_sae = {density(expected)}"))
+        at = 100 * (math.log10(expected) - low) / width
+        lines.append(Line(at, f"L0 / d_sae = {density(expected)}", left=at > 65))
     return [line for line in lines if 0 < line.at < 100]
 
 
 def _decades(low: float, high: float) -> list[Tick]:
-    """Ticks at the whole powers of ten of a log10 axis."""
+    """Ticks at the whole powers of ten of a log10 axis; at 1, 2 and 5 of each where it is short."""
+    if high - low <= 2:
+        return _ticks_between(low * math.log(10), high * math.log(10))
     powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
-    every = 1 + len(powers) // 9
+    every = 1 + (len(powers) - 1) // 9
     return [_tick(100 * (p - low) / (high - low), f"1e{p}") for p in powers if p % every == 0]
 
 

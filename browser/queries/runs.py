@@ -89,11 +89,17 @@ class Progress:
         return _between(self.run.created_at, self.run.started_at or self.now)
 
     @property
+    def tokens_done(self) -> int:
+        """Tokens of finished shards and of claims: run.tokens_done is only as new as the last heartbeat."""
+        counted = self.contexts.items_done * self.run.dataset.ctx_len + self.contexts.working
+        return min(self.run.tokens_total, max(self.run.tokens_done, counted))
+
+    @property
     def rate(self) -> float | None:
         """Tokens a second, measured over the whole of the first stage."""
         begun, ended = self.run.started_at, self.run.computed_at or self.now
         seconds = _between(begun, ended) if begun else 0.0
-        return self.run.tokens_done / seconds if seconds > 0 and self.run.tokens_done else None
+        return self.tokens_done / seconds if seconds > 0 and self.tokens_done else None
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -124,10 +130,11 @@ class Progress:
         )
 
     def _contexts(self) -> Stage:
-        run, done = self.run, min(self.run.tokens_done, self.run.tokens_total)
+        run, done = self.run, self.tokens_done
         state = self._state(State.COMPUTING, bool(run.computed_at))
         left = (run.tokens_total - done) / self.rate if self.rate and state == "current" else None
-        seconds = _between(run.started_at, run.computed_at or self.now) if run.started_at else None
+        ended = run.computed_at or (run.heartbeat_at if state == "failed" else self.now)
+        seconds = _between(run.started_at, ended) if run.started_at and ended else None
         means = "The language model reads every context once; all latents are encoded and counted"
         return Stage(
             "Contexts",
@@ -192,7 +199,7 @@ class Progress:
             "state": run.state,
             "stalled": self.stalled,
             "error": run.error or None,
-            "tokens": {"done": run.tokens_done, "total": run.tokens_total, "per_second": self.rate},
+            "tokens": {"done": self.tokens_done, "total": run.tokens_total, "per_second": self.rate},
             "shards": {"contexts": _counts(self.contexts), "latents": _counts(self.latents)},
             "stages": [
                 {k: getattr(s, k) for k in ("name", "state", "done", "total", "seconds", "left")}

@@ -45,7 +45,10 @@ def _undefined(value: float | None) -> bool:
 
 
 def _signed(text: str) -> str:
-    return text.replace("-", MINUS, 1) if text.startswith("-") else text
+    """A true minus, and none before what rounds to zero."""
+    if not text.startswith("-"):
+        return text
+    return text.replace("-", MINUS if text.strip("-0.") else "", 1)
 
 
 @register.simple_tag

@@ -51,8 +51,10 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 @never_cache
 def run_live(request: HttpRequest, pk: int) -> HttpResponse:
-    """The part of a job's page that changes."""
-    return render(request, "browser/_run_live.html", {"page": runs.page(pk)})
+    """The part of a job's page that changes; ?inside is for the page of an SAE that waits for it."""
+    return render(
+        request, "browser/_run_live.html", {"page": runs.page(pk), "inside": "inside" in request.GET}
+    )
 
 
 @require_safe

@@ -83,6 +83,7 @@ const poll = async part => {
       next = el("template", { innerHTML: await reply.text() }).content.firstElementChild;
       const log = $(".log", part), follow = !log || log.scrollTop + log.clientHeight > log.scrollHeight - 24, at = log?.scrollTop;
       part.replaceWith(next);
+      if ("reload" in next.dataset) return location.reload();
       const fresh = $(".log", next);
       if (fresh) fresh.scrollTop = follow ? fresh.scrollHeight : at;
     }

@@ -8,10 +8,12 @@ const power = x => `1e${x}`, bound = x => Number((10 ** x).toPrecision(4));
 
 const load = src => new Promise((done, failed) => document.head.append(el("script", { src, onload: done, onerror: failed })));
 const axis = (text, values) => {
-  const low = Math.floor(values.reduce((a, b) => Math.min(a, b), 0)), high = Math.ceil(values.reduce((a, b) => Math.max(a, b), -9));
-  const ticks = Array.from({ length: high - low + 1 }, (_, i) => low + i);
+  const least = values.reduce((a, b) => Math.min(a, b), Infinity), most = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  const powers = Array.from({ length: Math.ceil(most) - Math.floor(least) + 1 }, (_, i) => Math.floor(least) + i);
+  const near = most - least <= 2;
+  const ticks = near ? powers.flatMap(p => [p, p + Math.log10(2), p + Math.log10(5)]) : powers;
   return { title: { text, font: { size: 11 }, standoff: 6 }, gridcolor: color("--line"), linecolor: color("--line"), zeroline: false,
-    tickvals: ticks, ticktext: ticks.map(power), tickfont: { size: 11 } };
+    tickvals: ticks, ticktext: ticks.map(near ? x => `${bound(x)}` : power), tickfont: { size: 11 } };
 };
 const layout = data => ({
   margin: { l: 44, r: 8, t: 8, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,

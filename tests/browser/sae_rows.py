@@ -80,12 +80,11 @@ def start(run: Run) -> None:
 
 def do_contexts(run: Run, shards: int | None = None) -> None:
     """Finish some or all shards of contexts."""
-    for shard in run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")[:shards]:
+    left = run.shards.filter(kind=RunShard.Kind.CONTEXTS).exclude(state=RunShard.State.DONE)
+    for shard in left.order_by("index")[:shards]:
         claimed = store.claim(run.pk, shard.kind, shard.index, "worker-1")
         assert claimed is not None
-        store.heartbeat(claimed.pk, "worker-1", 0)
         store.finish_contexts(claimed)
-        store.heartbeat(claimed.pk, "worker-1", 0)
     if shards is None:
         store.advance(run.pk, RunShard.Kind.CONTEXTS, Run.State.LOADING)
 
