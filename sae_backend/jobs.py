@@ -119,7 +119,7 @@ def compute_contexts(run_id: int, index: int) -> None:
     with _claimed(shard) as report:
         run = Run.objects.select_related("dataset__lm").get(pk=run_id)
         tokens = store.read_contexts(run.dataset, shard.lo, shard.hi)
-        result = _context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
+        result = context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
         if store.heartbeat(shard.pk, shard.worker, tokens.size):
             result.save(spool(run_id) / _file(shard))
             store.finish_contexts(shard)
@@ -132,7 +132,7 @@ def load_latents(run_id: int, index: int) -> None:
     if shard is None:
         return
     with _claimed(shard):
-        store.load_latents(shard, _latent_pass(run_id).shard(shard.lo, shard.hi))
+        store.load_latents(shard, latent_pass(run_id).shard(shard.lo, shard.hi))
     queue.continue_after_latents(run_id)
 
 
@@ -146,9 +146,14 @@ def publish(run_id: int) -> None:
             store.seal(run_id)
             store.publish(run_id, _figures(run))
             store.log(run_id, "published")
-    for cached in (_latent_pass, _context_pass):
-        cached.cache_clear()
+    forget()
     shutil.rmtree(spool(run_id), ignore_errors=True)
+
+
+def forget() -> None:
+    """Free what is kept for the run at hand; language models and SAEs stay."""
+    latent_pass.cache_clear()
+    context_pass.cache_clear()
 
 
 def _figures(run: Run) -> dict[str, Any]:
