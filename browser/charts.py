@@ -145,7 +145,7 @@ def _path(heights: Floats, start: int, stop: int) -> str:
 
 
 def logits(x: Logits, std: float | None) -> LogitChart | None:
-    """The distribution of logit effects, its tails beyond TAIL standard deviations apart; None without any."""
+    """The distribution of logit effects, tails beyond TAIL standard deviations apart; None without any."""
     n = len(x.counts)
     if not n or not x.counts.any():
         return None

@@ -43,7 +43,7 @@ _DECODER = (
     _Definition(
         "dimensionality",
         "D<sub>i</sub>",
-        "Feature dimensionality, 1 / Σ cos² with the decoder rows of live latents: 1 has a dimension to itself",
+        "Feature dimensionality, 1 / Σ cos² with live latents' decoder rows: 1 has a dimension to itself",
     ),
     _Definition(
         "encoder_decoder_cos", "cos(enc, dec)", "Cosine of the encoder's column and the decoder's row"

@@ -1,4 +1,4 @@
-"""Tokens as people read them: every token's own bytes become escaped, display-ready text, once, on the server.
+"""Tokens as people read them: each token's own bytes become escaped, display-ready text, on the server.
 
 Tokens that hold parts of a character are grouped with the tokens that hold its other parts; each part is a
 cell of its own, in hexadecimal, and keeps its own activation. What is shown can be turned back into the text:
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 LONG = 24  # characters from which a token is cut in a row
 LEVELS = 8  # steps of the activation ramp, l1 … l8
-# Format characters that shape the letters beside them, and spaces: named only where nothing else is to be seen.
+# Format characters that shape the letters beside them: named only where nothing else is to be seen.
 _SOFT = {"\u200c", "\u200d", *map(chr, range(0xFE00, 0xFE10))}
 _BLANK_LETTERS = {"\u034f", "\u115f", "\u1160", "\u3164", "\uffa0"}
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -35,7 +35,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Glyph:
-    """How one vocabulary entry is drawn: CSS classes, escaped content, and its text if it is whole characters."""
+    """How a vocabulary entry is drawn: CSS classes, escaped content, and its text if whole characters."""
 
     classes: str
     html: str
@@ -74,7 +74,7 @@ class Vocabulary:
 
 
 def groups(tokens: Sequence[bytes]) -> list[Group]:
-    """Partition tokens so that no character is divided; the texts join to the bytes decoded with replacement."""
+    """Partition tokens so that no character is divided; texts join to the bytes decoded with replacement."""
     data = b"".join(tokens)
     lone = _lone_continuations(data)
     out, start, at, begun = [], 0, 0, 0
@@ -101,7 +101,7 @@ def _lone_continuations(data: bytes) -> set[int]:
 
 
 def strings(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
-    """One string a token, joining to the text: a character in several tokens is given by the first of them."""
+    """One string a token, joining to the text: a character in several tokens is given by the first."""
     out = [""] * len(ids)
     for group in groups([vocabulary.token(i) for i in ids]):
         out[group.start] = group.text
@@ -127,6 +127,11 @@ def chip(vocabulary: Vocabulary, id: int, step: int = 0) -> SafeString:
     wanted = ("tki", "s" if glyph.html.startswith(" ") else "", glyph.classes, f"l{step}" if step else "")
     carrier = "◌" if glyph.whole and glyph.text and unicodedata.combining(glyph.text[0]) else ""
     return mark_safe(f'<span class="{" ".join(filter(None, wanted))}">{carrier}{glyph.html}</span>')
+
+
+def chips(vocabulary: Vocabulary, ids: Iterable[int]) -> SafeString:
+    """Several tokens, one after another."""
+    return mark_safe("".join(chip(vocabulary, id) for id in ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,7 @@ def _part(token: bytes) -> str:
 
 
 def _split(token: bytes) -> tuple[bytes, str, bytes]:
-    """The end of a character, whole characters, the beginning of one; malformed bytes count as the beginning."""
+    """The end of a character, whole characters, the beginning of one; malformed bytes count as that."""
     a = 0
     while a < len(token) and token[a] & 0xC0 == 0x80:
         a += 1

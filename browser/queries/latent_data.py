@@ -1,4 +1,4 @@
-"""One latent as data: its page's .json, complete enough for a notebook. Keys are stable; see docs for each."""
+"""One latent as data: its page's .json, complete enough for a notebook. Its keys are stable."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sae_backend.models import Run
 def data(resolved: ResolvedSae, index: int) -> dict[str, Any]:
     """All that is known of one latent.
 
-    examples: interval 0 are the top examples, strongest first; 1 … 10 bands of equal width in (0, max], weak to strong;
-    11 a uniform draw over all firings. Each has its whole context: `tokens` join to the text (a character divided among
-    tokens is given by the first, the others are ""), `acts` has one activation a token, `peak` is the place of the
-    token it is about. `position` counts tokens within the document.
+    In examples, interval 0 are the top ones, strongest first; 1 … 10 bands of equal width in (0, max], weak
+    to strong; 11 a uniform draw over all firings. Each has its whole context: `tokens` join to the text (a
+    character divided among tokens is given by the first, the others are ""), `acts` has one activation a
+    token, `peak` is the place of the token it is about. `position` counts tokens within the document.
     """
     latent, sae, run = stored(resolved, index), resolved.sae, resolved.run
     words = vocabulary(sae.lm)

@@ -15,7 +15,7 @@ from browser import charts, figures
 from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
-from browser.tokens import Vocabulary, chip
+from browser.tokens import Vocabulary, chip, chips
 from sae_backend import packing
 from sae_backend.models import Run
 from sae_backend.packing import N_INTERVALS, RANDOM, TOP
@@ -104,7 +104,7 @@ class Neighbour:
     cosine: str
     width: int  # per cent of 1
     density: float | None
-    tokens: list[SafeString]  # its strongest, standing in for a label
+    tokens: SafeString  # its strongest, standing in for a label
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class LatentPage:
     index: int
     view: View
     status: str
-    strongest: list[SafeString]
+    strongest: SafeString
     firings: int
     one_in: int  # tokens for one firing
     tokens: int  # counted
@@ -239,7 +239,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         index,
         view,
         status=values["status"],
-        strongest=[chip(words, t) for t in latent.strongest],
+        strongest=chips(words, latent.strongest),
         firings=values["firings"],
         one_in=round(1 / values["density"]) if values["density"] else 0,
         tokens=values["tokens"],
@@ -259,7 +259,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
 
 
 def _tabs(latent: Stored, view: View) -> dict[str, Tab]:
-    """By key: the link to each interval, how often the latent fires in it, and how many examples there are."""
+    """By key: the link to each interval, how often the latent fires in it, how many examples there are."""
     shown = np.bincount(latent.examples.interval, minlength=RANDOM + 1)
     return {
         key: Tab(
@@ -310,5 +310,5 @@ def _neighbour(index: int, cos: float, found: Mapping[str, Any], words: Vocabula
         _signed(cos),
         round(100 * abs(cos)),
         found.get("density"),
-        [chip(words, t) for t in found.get("strongest", [])],
+        chips(words, found.get("strongest", [])),
     )

@@ -130,7 +130,7 @@ def neighbour_rows(run: Run, indices: list[int]) -> dict[int, dict[str, Any]]:
 
 
 def random_index(resolved: ResolvedSae) -> int:
-    """A latent that fired, each as likely; where nearly all are dead, the next one that fired after a random place."""
+    """A latent that fired, each as likely; where nearly all are dead, the next that fired after a place."""
     guesses = [random.randrange(resolved.sae.d_sae) for _ in range(32)]
     with connection.cursor() as cursor:
         cursor.execute(

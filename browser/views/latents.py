@@ -67,7 +67,7 @@ def latent_random(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 def _kept(resolved: ResolvedSae, response: HttpResponse) -> HttpResponse:
-    """What a pinned run says never changes, so it may be kept for a day; the live one is asked for every time."""
+    """What a pinned run says never changes, so it may be kept a day; the live one is asked every time."""
     if resolved.pinned:
         response.headers["Cache-Control"] = f"public, max-age={DAY}"
     return response

@@ -44,7 +44,7 @@ const describe = t => {
   if (act) add("of latent max", Math.round(100 * act / box.dataset.max) + " %");
   if (group) add("part of", group.dataset.ch);
   if (raw(t).length > 24) add("length", raw(t).length + " characters");
-  add("place in window", `${+row.dataset.first + toks(row).indexOf(t)} of ${row.dataset.length}`);
+  add("position", `${+row.dataset.first + toks(row).indexOf(t)} of 0–${row.dataset.length - 1}`);
   tip.replaceChildren(el("b", { textContent: named(t) }), list);
 };
 const place = t => {

@@ -18,9 +18,9 @@ ALIVE, DEAD, RARE, PLAIN = 0, 1, 2, 3  # indices with a story; the others resemb
 D_SAE, CTX_LEN, N_TOKENS = 24, 128, 1_000_000
 SEPARATOR = "<|endoftext|>"
 TEXTS = [
-    "Soviet photographs had already shown that, unlike the near side, the far side of the Moon has few maria.",
-    "“I never could sleep when the moon was full,” said the old keeper, “and I do not suppose I shall begin.”",
-    'from datetime import datetime\n\n\ndef moon_phase(when: datetime) -> float:\n\t"""Age of the moon in days."""',
+    "Soviet photographs had shown that, unlike the near side, the far side of the Moon has few maria.",
+    "“I never could sleep when the moon was full,” said the old keeper, “and I shall not begin.”",
+    'from time import time\n\n\ndef moon_phase(when: date) -> float:\n\t"""Age of the moon in days."""',
     "clear skies so we drove out past the reservoir 🌙 and honestly the moon looked close enough to touch",
     "في كل شهر يدور القمر حول الأرض مرة تقريبا، ويظهر لها الوجه نفسه دائما moon والنجوم في السماء بعيدة جدا",
     "昨夜はとても晴れて、月がきれいでした。The moon was out. <script>alert('moon & stars')</script>",
@@ -31,7 +31,7 @@ TEXTS = [
 
 @dataclass
 class Words:
-    """A vocabulary that grows: words with their space, and the bytes of characters beyond three of UTF-8's."""
+    """A vocabulary that grows: words with their space, and the parts of longer characters."""
 
     tokens: list[bytes] = field(default_factory=lambda: [SEPARATOR.encode()])
     ids: dict[bytes, int] = field(default_factory=lambda: {SEPARATOR.encode(): 0})
@@ -76,21 +76,45 @@ def publish(d_sae: int = D_SAE, ctx_len: int = CTX_LEN, unembedding: bool = True
     for i in range(30):
         words.encode(f" word{i}")
     lm = LanguageModel.objects.create(
-        name=f"gpt2-small-{ctx_len}", source="gpt2", sha256=f"{ctx_len:064x}", architecture="GPT2", d_model=16, n_layers=2,
-        n_ctx=ctx_len, d_vocab=len(words.tokens),
+        name=f"gpt2-small-{ctx_len}",
+        source="gpt2",
+        sha256=f"{ctx_len:064x}",
+        architecture="GPT2",
+        d_model=16,
+        n_layers=2,
+        n_ctx=ctx_len,
+        d_vocab=len(words.tokens),
         vocabulary=packing.pack_vocabulary(words.tokens, [i == 0 for i in range(len(words.tokens))]),
-    )  # fmt: skip
+    )
     dataset = Dataset.objects.create(
         name="moonlight", source="tests", lm=lm, ctx_len=ctx_len, n_contexts=len(windows), ready=True
     )
     sae = Sae.objects.create(
-        sha256=f"7f3a9c2e{ctx_len:04x}".ljust(64, "0"), slug=f"topk-32-{ctx_len}", name="TopK 32, 24", lm=lm, format="sae_lens",
-        hook_name="blocks.8.hook_resid_pre", architecture="topk", d_in=16, d_out=16, d_sae=d_sae, k=4, path="x",
-    )  # fmt: skip
+        sha256=f"7f3a9c2e{ctx_len:04x}".ljust(64, "0"),
+        slug=f"topk-32-{ctx_len}",
+        name="TopK 32, 24",
+        lm=lm,
+        format="sae_lens",
+        hook_name="blocks.8.hook_resid_pre",
+        architecture="topk",
+        d_in=16,
+        d_out=16,
+        d_sae=d_sae,
+        k=4,
+        path="x",
+    )
     run = Run.objects.create(
-        sae=sae, number=3, dataset=dataset, state=Run.State.LIVE, tokens_total=N_TOKENS, tokens_done=N_TOKENS,
-        summary={"tokens": N_TOKENS, "quantiles": {"max_act": list(np.linspace(0, 60, 101)), "decoder_norm": [1.0] * 101}},
-    )  # fmt: skip
+        sae=sae,
+        number=3,
+        dataset=dataset,
+        state=Run.State.LIVE,
+        tokens_total=N_TOKENS,
+        tokens_done=N_TOKENS,
+        summary={
+            "tokens": N_TOKENS,
+            "quantiles": {"max_act": list(np.linspace(0, 60, 101)), "decoder_norm": [1.0] * 101},
+        },
+    )
     sae.current_run = run
     sae.save()
     published = Published(sae, run, dataset, words, windows)
@@ -129,12 +153,24 @@ def _write(p: Published, unembedding: bool) -> None:
 def _insert_latent(cursor: Any, p: Published, index: int, unembedding: bool) -> None:
     firings = {DEAD: 0, RARE: 1}.get(index, 2104)
     values = {
-        "run_id": p.run.pk, "index": index, "status": 0 if not firings else 1 if firings < 10 else 2,
-        "firings": firings, "density": firings / N_TOKENS, "decoder_norm": 1.0, "b_enc": -1.42,
-        "encoder_decoder_cos": 0.71, "nearest_cos": 0.71, "opposing_cos": -0.41, "dimensionality": 0.118,
-        "logit_std": 0.16, "logit_skewness": 1.9, "logit_kurtosis": 8.1,
-        "strongest": [p.words.ids[t] for t in (b" moon", b" Moon")] if firings else [], "promoted": [3], "spark": b"\0" * 18,
-    }  # fmt: skip
+        "run_id": p.run.pk,
+        "index": index,
+        "status": 0 if not firings else 1 if firings < 10 else 2,
+        "firings": firings,
+        "density": firings / N_TOKENS,
+        "decoder_norm": 1.0,
+        "b_enc": -1.42,
+        "encoder_decoder_cos": 0.71,
+        "nearest_cos": 0.71,
+        "opposing_cos": -0.41,
+        "dimensionality": 0.118,
+        "logit_std": 0.16,
+        "logit_skewness": 1.9,
+        "logit_kurtosis": 8.1,
+        "strongest": [p.words.ids[t] for t in (b" moon", b" Moon")] if firings else [],
+        "promoted": [3],
+        "spark": b"\0" * 18,
+    }
     if firings:
         values |= {"max_act": 48.2, "mean_act": 13.9}
     if firings > 4:
@@ -185,9 +221,13 @@ def _examples(p: Published, firings: int) -> Examples:
         position += [i for i, _ in kept]
         act += [a for _, a in kept]
     return Examples(
-        np.array(interval, np.uint8), np.array(context, np.uint32), np.array(peak, np.uint16),
-        np.cumsum(counts).astype(np.int64), np.array(position, np.uint16), np.array(act, np.float32),
-    )  # fmt: skip
+        np.array(interval, np.uint8),
+        np.array(context, np.uint32),
+        np.array(peak, np.uint16),
+        np.cumsum(counts).astype(np.int64),
+        np.array(position, np.uint16),
+        np.array(act, np.float32),
+    )
 
 
 def histogram_of(acts: Sequence[float]) -> Histogram:
@@ -222,9 +262,14 @@ def _logits(d_vocab: int) -> Logits:
     up, down = np.arange(1, 21), np.arange(21, 41)
     effects = np.linspace(0.93, 0.4, 20)
     return Logits(
-        up.astype(np.uint32), effects.astype(np.float32), down.astype(np.uint32), (-effects / 2).astype(np.float32),
-        -0.65, 1.0, counts.astype(np.uint32),
-    )  # fmt: skip
+        up.astype(np.uint32),
+        effects.astype(np.float32),
+        down.astype(np.uint32),
+        (-effects / 2).astype(np.float32),
+        -0.65,
+        1.0,
+        counts.astype(np.uint32),
+    )
 
 
 def _neighbours(index: int, d_sae: int) -> Neighbours:

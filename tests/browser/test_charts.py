@@ -98,6 +98,16 @@ def test_a_percentile_is_the_middle_of_its_equals() -> None:
 
 def test_figures_are_worded() -> None:
     assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 41, 93, 100)] == [
-        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "41st", "93rd", "100th",
-    ]  # fmt: skip
+        "1st",
+        "2nd",
+        "3rd",
+        "4th",
+        "11th",
+        "12th",
+        "13th",
+        "21st",
+        "41st",
+        "93rd",
+        "100th",
+    ]
     assert [decimals(top) for top in (0.0, 0.0482, 0.482, 4.82, 48.2, 482.0, 4820.0)] == [1, 4, 3, 2, 1, 0, 0]

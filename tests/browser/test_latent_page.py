@@ -120,7 +120,7 @@ def test_a_dead_latent_says_so_and_keeps_what_its_weights_say(client: Client, pu
 def test_a_rare_latent_states_how_little_there_is(client: Client, published: Published) -> None:
     page = get(client, published.url(RARE))
     assert len(rows(page)) == 1
-    assert "every figure below rests on <b>1</b> firing<" in page
+    assert "what is said of its activations rests on <b>1</b> firing<" in page
     assert "1 context with 1 firing: there is no other" in page
     assert 'data-int="b10"' in page and 'data-int="b1"' not in page
     assert "—" in page  # kurtosis of one firing is undefined
@@ -148,6 +148,7 @@ def test_a_latent_beyond_the_last_is_not_found_and_the_range_is_said(
         response = client.get(published.url(published.sae.d_sae, rest))
         assert response.status_code == 404
         assert b"numbered 0 to 23" in response.content
+    assert client.get(published.url(10**12)).status_code == 404  # beyond the database's integers too
 
 
 def test_an_sae_that_is_not_computed_shows_its_own_page_instead(client: Client, published: Published) -> None:
