@@ -21,7 +21,7 @@ import yaml
 
 from sae_backend.launch import ROOT, Child, Launcher, LaunchError
 
-UP_SECONDS = 90.0
+UP_SECONDS = 240.0  # 5 on an idle machine
 USERS = "from django.contrib.auth import get_user_model; print(*get_user_model().objects.all())"
 GIVEN = ("DATABASE_URL", "REDIS_URL", "VAR_DIR", "PORT", "HOST")
 
@@ -158,8 +158,8 @@ def test_ctrl_c_stops_everything_within_seconds_and_the_data_is_there_again(tmp_
         manage(site.var, "createsuperuser", "--no-input", "--username=keeper", "--email=keeper@localhost")
         began = time.monotonic()
         site.process.send_signal(signal.SIGINT)
-        assert site.process.wait(30) == 0
-        assert time.monotonic() - began < 15
+        assert site.process.wait(60) == 0
+        assert time.monotonic() - began < 30
         assert site.left() == []
     assert manage(site.var, "shell", "--verbosity=0", "-c", USERS).stdout == "keeper\n"
 
