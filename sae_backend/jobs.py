@@ -69,7 +69,7 @@ def _sae(pk: int) -> SparseAutoencoder:
 def context_pass(run_id: int) -> ContextPass:
     run = Run.objects.select_related("sae__lm", "dataset__lm").get(pk=run_id)
     cfg = _config(run)
-    _, special = packing.unpack_vocabulary(run.dataset.lm.vocabulary)
+    _, special = packing.unpack_vocabulary(bytes(run.dataset.lm.vocabulary))
     ids = {i for i, s in enumerate(special) if s}
     return ContextPass(_sae(run.sae_id), _lm(run.sae.lm_id, cfg.dtype), cfg, ids)
 

@@ -50,7 +50,7 @@ def register_dataset(
             f"the text gives fewer than {ctx_len} tokens, not one context; use more text or a smaller ctx_len"
         )
     digest = hashlib.sha256(cut.tokens.astype("<u4").tobytes()).hexdigest()
-    tokens, _ = packing.unpack_vocabulary(lm.vocabulary)
+    tokens, _ = packing.unpack_vocabulary(bytes(lm.vocabulary))
     texts = (b"".join(tokens[i] for i in row).decode("utf-8", "replace") for row in cut.tokens.tolist())
     with transaction.atomic():
         row, _ = Dataset.objects.update_or_create(name=name, lm=lm, ctx_len=ctx_len, defaults={"source": source})

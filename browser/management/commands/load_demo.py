@@ -14,7 +14,7 @@ from sae_backend.models import Dataset, LanguageModel, Run, SaeImport
 
 MODEL, DATASET, CTX_LEN = "pystdlib-gpt2-5m", "Python standard library", 256
 HOOK = "blocks.2.hook_resid_post"
-SAES = (  # the tour's first
+SAES: tuple[tuple[str, dict[str, str]], ...] = (  # the tour's first
     ("resid_post_2_topk32_4096", {}),
     ("resid_post_2_topk32_1024", {}),
     ("resid_post_2_topk16_1024", {}),
