@@ -168,7 +168,7 @@ class LM:
 
     @torch.no_grad()
     def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits [batch pos d_vocab] with the hidden state at the hook point replaced by `replace(hidden)`."""
+        """Logits [batch pos d_vocab] with the hidden state [batch pos d_in], as capture gives it, passed through `replace`."""
         if self._proves(hook_name):
             middle = hook_name.endswith("hook_resid_mid")
             return (self._splice_middle if middle else self._plain_splice)(tokens, hook_name, replace)
@@ -176,7 +176,7 @@ class LM:
             raise LanguageModelError(f"{hook_name!r} of this language model can be read, but not replaced")
 
         def swap(hidden: Tensor, hook: Any) -> Tensor:
-            return replace(hidden).to(hidden.dtype)
+            return replace(hidden.flatten(2)).to(hidden.dtype).reshape(hidden.shape)
 
         return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, swap)])
 

@@ -1,0 +1,119 @@
+"""The figures of docs/statistics.md by their definitions, in a few lines of NumPy on dense activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sae_backend.core.activations import Rows
+from sae_backend.core.sae import SparseAutoencoder
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+
+
+def top_k(pre_acts: Floats, k: int) -> Floats:
+    """Keep each row's k largest, of equal ones the first, and of those the positive."""
+    order = np.argsort(-pre_acts, axis=1, kind="stable")[:, :k]
+    kept = np.zeros_like(pre_acts)
+    np.put_along_axis(kept, order, np.take_along_axis(pre_acts, order, 1), 1)
+    return np.maximum(kept, 0)
+
+
+def normalised(sae: SparseAutoencoder, x: Floats) -> tuple[Floats, Floats, Floats]:
+    """What the encoder reads, and the mean and scale [n 1] that lead back; float64."""
+    x = x.astype(np.float64)
+    mean, scale = np.zeros((len(x), 1)), np.ones((len(x), 1))
+    if sae.cfg.input_norm == "layer_norm":
+        mean, scale = x.mean(1, keepdims=True), x.std(1, ddof=1, keepdims=True)
+        x = (x - mean) / (scale + 1e-5)
+    elif sae.cfg.input_norm == "constant_norm":
+        scale = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(x.shape[1])
+        x = x / scale
+    x = x * sae.cfg.input_scale
+    return x - sae.b_dec.numpy() if sae.cfg.subtract_b_dec else x, mean, scale
+
+
+def own_scale(sae: SparseAutoencoder, x: Floats) -> Floats:
+    """Activations [n d_sae] on the checkpoint's scale."""
+    w = {name: t.numpy().astype(np.float64) for name, t in sae.tensors().items()}
+    pre = normalised(sae, x)[0] @ w["W_enc"] + w["b_enc"]
+    if sae.cfg.architecture == "topk":
+        factor = np.linalg.norm(w["W_dec"], axis=1) if sae.cfg.rank_by_decoder_norm else 1.0
+        return np.where(top_k(pre * factor, sae.cfg.k or 0) > 0, pre, 0)
+    if sae.cfg.architecture in ("jumprelu", "batchtopk"):
+        return np.where((pre > w["threshold"]) & (pre > 0), pre, 0)
+    if sae.cfg.architecture == "gated":
+        return np.where(pre + w["b_gate"] > 0, np.maximum(pre * np.exp(w["r_mag"]) + w["b_mag"], 0), 0)
+    acts = np.maximum(pre, 0)
+    return np.tanh(acts) if sae.cfg.architecture == "tanh_relu" else acts
+
+
+def canonical(sae: SparseAutoencoder, x: Floats) -> Floats:
+    """Activations [n d_sae] in the language model's own units."""
+    norm = np.linalg.norm(sae.W_dec.numpy().astype(np.float64), axis=1) * sae.cfg.output_scale
+    return own_scale(sae, x) * norm * normalised(sae, x)[2]
+
+
+def reconstruction(sae: SparseAutoencoder, x: Floats) -> Floats:
+    _, mean, scale = normalised(sae, x)
+    out = own_scale(sae, x) @ sae.W_dec.numpy().astype(np.float64) + sae.b_dec.numpy()
+    return out * sae.cfg.output_scale * scale + mean
+
+
+def stats(acts: Floats) -> dict[str, float]:
+    """Every statistic of one latent over all tokens; NaN where undefined."""
+    a = acts.astype(np.float64)
+    on = a[a > 0]
+    n, nan = len(on), float("nan")
+    spread = n >= 4 and on.min() < on.max()
+    d, e = (on - on.mean(), a - a.mean()) if n else (on, a)
+    varies = n > 0 and a.min() < a.max()
+    return {
+        "firings": n,
+        "density": n / len(a),
+        "max_act": on.max() if n else nan,
+        "mean_act": on.mean() if n else nan,
+        "std_act": np.sqrt((d**2).mean()) if spread else nan,
+        "skewness": (d**3).mean() / (d**2).mean() ** 1.5 if spread else nan,
+        "kurtosis": (d**4).mean() / (d**2).mean() ** 2 if spread else nan,
+        "kurtosis_all": (e**4).mean() / (e**2).mean() ** 2 if varies else nan,
+        "kurtosis_zero": (a**4).mean() / (a**2).mean() ** 2 if n else nan,
+    }
+
+
+def band(acts: Floats, n_bands: int = 10) -> Ints:
+    """1 … n_bands of each activation among the equal-width bands of (0, max]; 0 where there is none."""
+    edges = np.arange(1, n_bands) * float(acts.max()) / n_bands
+    return np.where(acts > 0, 1 + np.searchsorted(edges, acts, side="left"), 0)
+
+
+def top_contexts(acts: Floats, tokens: npt.NDArray[np.uint32], k: int, reach: int) -> list[tuple[int, int]]:
+    """(context, position) of the k strongest tokens [context pos], one a context, equal windows once."""
+    peaks = [(-a.max(), c, int(a.argmax())) for c, a in enumerate(acts) if a.max() > 0]
+    seen, kept = set(), []
+    for _, context, pos in sorted(peaks):
+        lo = max(0, pos - reach)
+        window = (pos - lo, tuple(tokens[context, lo : pos + reach + 1].tolist()))
+        if window not in seen:
+            seen.add(window)
+            kept.append((context, pos))
+    return kept[:k]
+
+
+def rows(acts: Floats) -> Rows:
+    """The sparse rows of dense activations [tokens latents]."""
+    latent, token = np.nonzero(acts.T > 0)
+    indptr = np.concatenate([[0], np.cumsum((acts > 0).sum(0))]).astype(np.int64)
+    return Rows(indptr, token.astype(np.int64), acts.T[latent, token].astype(np.float32))
+
+
+def fidelity(x: Floats, recon: Floats) -> dict[str, float]:
+    error = ((x - recon) ** 2).sum(1)
+    return {
+        "mse": error.mean(),
+        "fvu": error.sum() / ((x - x.mean(0)) ** 2).sum(),
+        "normalised_mse": (error / (x**2).sum(1)).mean(),
+    }
