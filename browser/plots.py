@@ -44,9 +44,7 @@ def densities(summary: Mapping[str, Any], expected: float | None) -> DensityChar
     ceiling, yticks = _round_axis(max(counts))
     xticks = _decades(low, low + step * len(counts))
     mode = low + step * (counts.index(max(counts)) + 0.5)
-    says = (
-        f"Histogram of log density over {sum(counts)} latents that fired; most are near {density(10**mode)}."
-    )
+    says = f"Histogram of log density over {sum(counts)} latents that fired; most are near {density(10**mode)}."
     lines = _density_lines(low, step * len(counts), expected)
     return DensityChart(_bars(counts, ceiling), xticks, yticks, lines, sum(counts), says)
 

@@ -46,9 +46,7 @@ class Filter:
     status: tuple[str, ...] = ()  # none: every latent that has the statistic sorted by
     ranges: tuple[tuple[str, float], ...] = ()  # (parameter of RANGES, bound)
     sort: str = DEFAULT_SORT
-    after: tuple[float | None, int] | None = (
-        None  # the last row seen: its statistic (None by index) and index
-    )
+    after: tuple[float | None, int] | None = None  # the last row seen: its statistic (None by index) and index
     ignored: tuple[str, ...] = ()
 
     @property
@@ -152,9 +150,7 @@ def page(run_id: int, wanted: Filter, size: int = PAGE) -> Rows:
     where, values = _where(run_id, wanted, cursor=True)
     column, direction = wanted.column.name, "desc" if wanted.descending else "asc"
     order = f'"index" {direction}' if column == "index" else f'"{column}" {direction}, "index" {direction}'
-    found = fetch(
-        f"select {_SELECT} from latent where {where} order by {order} limit %s", [*values, size + 1]
-    )
+    found = fetch(f"select {_SELECT} from latent where {where} order by {order} limit %s", [*values, size + 1])
     rows = [_row(values) for values in found[:size]]
     if len(found) <= size:
         return Rows(rows, None)
@@ -181,7 +177,7 @@ def every(run_id: int, wanted: Filter, size: int = 2000) -> Iterator[dict[str, A
 def _where(run_id: int, wanted: Filter, cursor: bool) -> tuple[str, list[Any]]:
     """Conditions as the partial indexes of a run spell theirs: status > 0, or status = 0."""
     column = wanted.column.name
-    parts, values = ["run_id = %s"], [run_id]
+    parts, values = ["run_id = %s"], list[Any]([run_id])
     statuses = [STATUS_NAMES.index(name) for name in wanted.statuses]
     if 0 not in statuses:
         parts.append("status > 0")

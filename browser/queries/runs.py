@@ -123,11 +123,7 @@ class Progress:
 
     @property
     def took(self) -> float | None:
-        return (
-            _between(self.run.started_at, self.run.live_at)
-            if self.run.started_at and self.run.live_at
-            else None
-        )
+        return _between(self.run.started_at, self.run.live_at) if self.run.started_at and self.run.live_at else None
 
     def _contexts(self) -> Stage:
         run, done = self.run, self.tokens_done
@@ -153,11 +149,7 @@ class Progress:
         state = self._state(State.LOADING, over)
         done = shards.items if over else min(shards.items, shards.items_done + shards.working)
         begun = self.run.computed_at
-        seconds = (
-            _between(begun, (shards.last if over else None) or self.now)
-            if begun and state != "todo"
-            else None
-        )
+        seconds = _between(begun, (shards.last if over else None) or self.now) if begun and state != "todo" else None
         left = seconds * (shards.items - done) / done if seconds and done and state == "current" else None
         means = "Statistics, logit effects and decoder neighbours are worked out and written"
         return Stage("Latents", means, state, done, shards.items, "latents", seconds, left)
@@ -202,8 +194,7 @@ class Progress:
             "tokens": {"done": self.tokens_done, "total": run.tokens_total, "per_second": self.rate},
             "shards": {"contexts": _counts(self.contexts), "latents": _counts(self.latents)},
             "stages": [
-                {k: getattr(s, k) for k in ("name", "state", "done", "total", "seconds", "left")}
-                for s in self.stages
+                {k: getattr(s, k) for k in ("name", "state", "done", "total", "seconds", "left")} for s in self.stages
             ],
             "created": _iso(run.created_at),
             "started": _iso(run.started_at),
@@ -241,9 +232,7 @@ def page(pk: int) -> RunPage:
     """One job: the run, its shards, its last log lines, and the claims of workers."""
     run = _runs().filter(pk=pk).first()
     if run is None:
-        raise NotFound(
-            f"There is no job {pk}", "Jobs are numbered in the order in which they were asked for."
-        )
+        raise NotFound(f"There is no job {pk}", "Jobs are numbered in the order in which they were asked for.")
     log = list(run.log.order_by("-pk")[:LOG_LINES])[::-1]
     claims = list(run.shards.filter(state=RunShard.State.CLAIMED).order_by("kind", "index"))
     return RunPage(progress_of([run])[0], log, claims)
@@ -252,9 +241,7 @@ def page(pk: int) -> RunPage:
 def listing() -> RunList:
     """Unfinished jobs, the latest finished ones, and imports that are not done."""
     finished = _runs().exclude(state__in=UNFINISHED).order_by("-pk")[:LISTED]
-    imports = (
-        SaeImport.objects.exclude(state=SaeImport.State.DONE).select_related("lm").defer("lm__vocabulary")
-    )
+    imports = SaeImport.objects.exclude(state=SaeImport.State.DONE).select_related("lm").defer("lm__vocabulary")
     return RunList(unfinished(), [Progress(run) for run in finished], list(imports.order_by("-pk")[:LISTED]))
 
 
@@ -266,8 +253,9 @@ def unfinished() -> list[Progress]:
 def progress_of(runs: Sequence[Run]) -> list[Progress]:
     """Count the shards of several runs in one query."""
     counted = _shards(run.pk for run in runs) if runs else {}
-    kinds = (RunShard.Kind.CONTEXTS, RunShard.Kind.LATENTS)
-    return [Progress(run, *(counted.get((run.pk, kind), Shards()) for kind in kinds)) for run in runs]
+    contexts, latents = RunShard.Kind.CONTEXTS, RunShard.Kind.LATENTS
+    none = Shards()
+    return [Progress(r, counted.get((r.pk, contexts), none), counted.get((r.pk, latents), none)) for r in runs]
 
 
 def _runs() -> QuerySet[Run]:
@@ -275,18 +263,21 @@ def _runs() -> QuerySet[Run]:
 
 
 def _shards(runs: Iterable[int]) -> dict[tuple[int, str], Shards]:
-    done, claimed = Q(state=RunShard.State.DONE), Q(state=RunShard.State.CLAIMED)
+    is_done, claimed = Q(state=RunShard.State.DONE), Q(state=RunShard.State.CLAIMED)
     size = F("hi") - F("lo")
     grouped = RunShard.objects.filter(run_id__in=list(runs)).values_list("run_id", "kind")
-    rows = grouped.annotate(
+    rows: Iterable[tuple[Any, ...]] = grouped.annotate(
         total=Count("pk"),
-        done=Count("pk", filter=done),
+        done=Count("pk", filter=is_done),
         items=Sum(size),
-        items_done=Sum(size, filter=done),
+        items_done=Sum(size, filter=is_done),
         working=Sum("progress", filter=claimed),
         last=Max("done_at"),
     )
-    return {(run, kind): Shards(*(x or 0 for x in counts), last=last) for run, kind, *counts, last in rows}
+    return {
+        (run, kind): Shards(total, done, items or 0, in_done or 0, working or 0, last)
+        for run, kind, total, done, items, in_done, working, last in rows
+    }
 
 
 def _counts(shards: Shards) -> dict[str, int]:

@@ -183,10 +183,7 @@ def _with_best(found: list[SaeRow]) -> list[SaeRow]:
         members = list(group)
         measured = [row.fvu for row in members if row.fvu is not None]
         best = min(measured) if len(measured) > 1 else None
-        out += [
-            SaeRow(r.sae, r.status, r.progress, r.summary, r.fvu is not None and r.fvu == best)
-            for r in members
-        ]
+        out += [SaeRow(r.sae, r.status, r.progress, r.summary, r.fvu is not None and r.fvu == best) for r in members]
     return out
 
 

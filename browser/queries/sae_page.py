@@ -23,7 +23,7 @@ from sae_backend import packing
 from sae_backend.models import STATUS_NAMES, Run, Sae
 
 PAIRS = 6  # opposing pairs shown
-POINTS = 20_000  # latents drawn one by one; more are binned
+POINTS = 8_000  # latents drawn one by one, an SVG node each; more are binned
 CELL = 0.04  # decades: side of a bin of the scatter
 
 
@@ -169,9 +169,7 @@ class SaePage:
     def statuses(self) -> list[tuple[str, int | None, bool]]:
         """Each status with its count in the run, and whether the list has it."""
         counts = self.summary.get("counts") or {}
-        return [
-            (name, counts.get(name), name in self.table.filter.statuses) for name in reversed(STATUS_NAMES)
-        ]
+        return [(name, counts.get(name), name in self.table.filter.statuses) for name in reversed(STATUS_NAMES)]
 
 
 @dataclass(frozen=True)
@@ -196,9 +194,7 @@ def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
     summary, sae = resolved.run.summary, resolved.sae
     expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
     densities, scatter = plots.densities(summary, expected), plots.scatter(summary)
-    return SaePage(
-        resolved, densities, scatter, table(resolved, wanted), opposing_pairs(resolved.run.pk), newer
-    )
+    return SaePage(resolved, densities, scatter, table(resolved, wanted), opposing_pairs(resolved.run.pk), newer)
 
 
 def table(resolved: ResolvedSae, wanted: Filter) -> Table:
@@ -243,9 +239,7 @@ def opposing_pairs(run_id: int) -> list[Pair]:
     for index, cos, density, blob in rows:
         opposing = packing.unpack_neighbours(blob).opposing
         if len(opposing):
-            pairs.setdefault(
-                frozenset((index, int(opposing[0]))), Pair(cos, index, density, int(opposing[0]))
-            )
+            pairs.setdefault(frozenset((index, int(opposing[0]))), Pair(cos, index, density, int(opposing[0])))
     return list(pairs.values())[:PAIRS]
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TypeGuard
 
 from django import template
 from django.utils import timezone
@@ -40,8 +41,9 @@ STATUSES = {
 }
 
 
-def _undefined(value: float | None) -> bool:
-    return value is None or value == "" or not math.isfinite(value)
+def _defined(value: float | str | None) -> TypeGuard[float]:
+    """Whether there is a number; a template gives "" for a figure that a run's summary lacks."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _signed(text: str) -> str:
@@ -70,13 +72,13 @@ def status(name: str, text: str = "") -> SafeString:
 @register.filter
 def thousands(value: float | None) -> str:
     """A whole number with thin spaces: 24 576."""
-    return DASH if _undefined(value) else _signed(f"{round(value):,}".replace(",", THIN))
+    return _signed(f"{round(value):,}".replace(",", THIN)) if _defined(value) else DASH
 
 
 @register.filter
 def density(value: float | None) -> str:
     """A share of tokens so that it can be pasted into code: 2.1e-4, and 0 for none."""
-    if _undefined(value):
+    if not _defined(value):
         return DASH
     if value == 0:
         return "0"
@@ -87,13 +89,13 @@ def density(value: float | None) -> str:
 @register.filter
 def fixed(value: float | None, places: int = 2) -> str:
     """A number with so many decimals and a true minus."""
-    return DASH if _undefined(value) else _signed(f"{value:.{int(places)}f}")
+    return _signed(f"{value:.{int(places)}f}") if _defined(value) else DASH
 
 
 @register.filter
 def compact(value: float | None) -> str:
     """Three significant digits: 48.2, 0.105, 1 204; 6.3e4 above 9 999 and 1.2e-4 below a thousandth."""
-    if _undefined(value):
+    if not _defined(value):
         return DASH
     size = abs(value)
     if size and (size >= 9999.5 or size < 1e-3):
@@ -105,13 +107,13 @@ def compact(value: float | None) -> str:
 @register.filter
 def percent(share: float | None, places: int = 1) -> str:
     """A share of 1 as per cent: 97.9 %."""
-    return DASH if _undefined(share) else f"{_signed(f'{100 * share:.{int(places)}f}')}{THIN}%"
+    return f"{_signed(f'{100 * share:.{int(places)}f}')}{THIN}%" if _defined(share) else DASH
 
 
 @register.filter
 def count(value: float | None) -> str:
     """A large count in words' length: 850, 24.6 k, 10.0 M, 1.2 B."""
-    if _undefined(value):
+    if not _defined(value):
         return DASH
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
@@ -128,7 +130,7 @@ def styled(value: float | None, style: str) -> str:
 @register.filter
 def duration(seconds: float | None) -> str:
     """A stretch of time a person can compare: 0.4 s, 12 s, 3:05, 1 h 20."""
-    if _undefined(seconds):
+    if not _defined(seconds):
         return DASH
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
@@ -139,7 +141,7 @@ def duration(seconds: float | None) -> str:
 @register.filter
 def remaining(seconds: float | None) -> str:
     """Time left, rounded as an estimate deserves: 40 s, 16 min, 2.5 h."""
-    if _undefined(seconds):
+    if not _defined(seconds):
         return ""
     if seconds < 55:
         return f"{max(5, 5 * math.ceil(seconds / 5))} s"
@@ -178,7 +180,7 @@ def ago(moment: datetime | None) -> str:
 @register.filter
 def log_share(value: float | None, decades: int = 7) -> str:
     """Where a density lies on a logarithmic bar of so many decades, in per cent of its width."""
-    if _undefined(value) or value <= 0:
+    if not _defined(value) or value <= 0:
         return "0"
     return f"{100 * min(1.0, max(0.0, 1 + math.log10(value) / int(decades))):.0f}"
 
@@ -186,7 +188,7 @@ def log_share(value: float | None, decades: int = 7) -> str:
 @register.filter
 def share(value: float | None, whole: float) -> str:
     """Per cent of a whole for a style attribute, clamped to 0 … 100, always with a dot."""
-    if _undefined(value) or not whole:
+    if not _defined(value) or not whole:
         return "0"
     return f"{100 * min(1.0, max(0.0, abs(value) / whole)):.4g}"
 

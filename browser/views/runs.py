@@ -36,9 +36,7 @@ def runs_running(request: HttpRequest) -> HttpResponse:
 def run_list_json(request: HttpRequest) -> HttpResponse:
     listing = runs.listing()
     jobs = [progress.as_json() for progress in (*listing.unfinished, *listing.finished)]
-    imports = [
-        {"id": i.pk, "name": i.name, "state": i.state, "error": i.error or None} for i in listing.imports
-    ]
+    imports = [{"id": i.pk, "name": i.name, "state": i.state, "error": i.error or None} for i in listing.imports]
     return pages.as_json({"jobs": jobs, "imports": imports})
 
 
@@ -52,9 +50,7 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
 @never_cache
 def run_live(request: HttpRequest, pk: int) -> HttpResponse:
     """The part of a job's page that changes; ?inside is for the page of an SAE that waits for it."""
-    return render(
-        request, "browser/_run_live.html", {"page": runs.page(pk), "inside": "inside" in request.GET}
-    )
+    return render(request, "browser/_run_live.html", {"page": runs.page(pk), "inside": "inside" in request.GET})
 
 
 @require_safe

@@ -72,9 +72,7 @@ def sae_latents_json(request: HttpRequest, ref: str) -> HttpResponse:
     """One page of the table; `limit` up to LARGEST_PAGE rows, `next` leads on."""
     resolved, wanted = saes.resolve(ref), _filter(request)
     limit = request.GET.get("limit", "")
-    size = (
-        min(LARGEST_PAGE, max(1, int(limit))) if limit.isdecimal() and len(limit) < 10 else latent_list.PAGE
-    )
+    size = min(LARGEST_PAGE, max(1, int(limit))) if limit.isdecimal() and len(limit) < 10 else latent_list.PAGE
     try:
         rows = sae_page.latents_json(resolved, wanted, size)
     except TooSlow as slow:
@@ -88,9 +86,7 @@ def sae_latents_csv(request: HttpRequest, ref: str) -> StreamingHttpResponse:
     resolved, wanted = saes.resolve(ref), _filter(request)
     name = f"{resolved.sae.slug}-r{resolved.run.number}-latents.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingHttpResponse(
-        _csv(resolved, wanted), content_type="text/csv; charset=utf-8", headers=headers
-    )
+    return StreamingHttpResponse(_csv(resolved, wanted), content_type="text/csv; charset=utf-8", headers=headers)
 
 
 class _Line:

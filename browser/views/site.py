@@ -57,7 +57,5 @@ def _unknown(request: HttpRequest) -> NotFound:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Say that the fault is ours, with no query and no context processor that could fail again."""
     if request.path.endswith(".json"):
-        return pages.as_json(
-            {"error": "server error", "message": "The server failed; its log says why."}, 500
-        )
+        return pages.as_json({"error": "server error", "message": "The server failed; its log says why."}, 500)
     return render(None, "browser/server_error.html", status=500)

@@ -48,9 +48,7 @@ def language_model(name: str = "gpt2-small") -> LanguageModel:
 
 def dataset(lm: LanguageModel) -> Dataset:
     """Four contexts of four documents."""
-    found, made = Dataset.objects.get_or_create(
-        name="moonlight", lm=lm, ctx_len=CTX_LEN, defaults={"source": "tests"}
-    )
+    found, made = Dataset.objects.get_or_create(name="moonlight", lm=lm, ctx_len=CTX_LEN, defaults={"source": "tests"})
     if made:
         tokens = np.arange(4 * CTX_LEN, dtype=np.uint32).reshape(4, CTX_LEN) % len(WORDS)
         names, texts = [f"document {i}" for i in range(4)], ["text"] * 4

@@ -63,9 +63,7 @@ def test_an_unknown_address_repeats_it_escaped(client: Client) -> None:
     missing(client, "/s/abc")
 
 
-def test_a_fault_of_the_server_is_said_without_detail(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_the_server_is_said_without_detail(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object) -> None:
         raise RuntimeError("secret")
 
@@ -73,8 +71,4 @@ def test_a_fault_of_the_server_is_said_without_detail(
     client.raise_request_exception = False
     for url in ("/", "/saes.json"):
         response = client.get(url)
-        assert (
-            response.status_code == 500
-            and b"secret" not in response.content
-            and b"server" in response.content
-        )
+        assert response.status_code == 500 and b"secret" not in response.content and b"server" in response.content

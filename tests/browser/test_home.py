@@ -60,9 +60,7 @@ def test_a_ready_sae_is_listed_with_the_figures_of_its_run(client: Client) -> No
 
 
 def test_waiting_computing_and_failed_saes_are_listed_as_such(client: Client) -> None:
-    runs = {
-        name: sae_rows.new_run(sae_rows.new_sae(name, slug=name)) for name in ("waits", "computes", "fails")
-    }
+    runs = {name: sae_rows.new_run(sae_rows.new_sae(name, slug=name)) for name in ("waits", "computes", "fails")}
     sae_rows.new_sae("imported-only", slug="imported-only")
     sae_rows.start(runs["computes"])
     sae_rows.do_contexts(runs["computes"], shards=1)
@@ -88,9 +86,7 @@ def test_a_newer_run_leaves_a_ready_sae_ready(client: Client) -> None:
 def test_two_saes_of_one_hook_point_make_a_frontier_whose_marks_are_links(client: Client) -> None:
     first = sae_rows.publish()
     assert "Frontier" not in get(client)
-    second = sae_rows.publish(
-        sae_rows.new_sae("other", slug="other"), sae_rows.FIGURES | {"l0": 32.0, "fvu": 0.098}
-    )
+    second = sae_rows.publish(sae_rows.new_sae("other", slug="other"), sae_rows.FIGURES | {"l0": 32.0, "fvu": 0.098})
     page = get(client)
     for published in (first, second):
         assert f'class="pt k1" href="/s/{published.sae.public_id}"' in page

@@ -85,8 +85,7 @@ def test_a_run_without_a_sign_of_its_worker_is_stalled(client: Client) -> None:
     assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is True
     page = get(client, f"/jobs/{run.pk}")
     assert (
-        "No worker has given a sign since 3 h ago" in page
-        and "left" not in page.split("<main")[1].split("Stages")[0]
+        "No worker has given a sign since 3 h ago" in page and "left" not in page.split("<main")[1].split("Stages")[0]
     )
     assert "last sign 3 h ago" in get(client, "/jobs")
     Run.objects.filter(pk=run.pk).update(heartbeat_at=timezone.now())

@@ -74,9 +74,7 @@ def test_each_status_lists_its_latents_and_dead_ones_come_by_index(client: Clien
         assert {row["status"] for row in rows} == {name}
     dead = walk(client, f"/s/{published.sae.public_id}/latents.json?status=dead&sort=-max_act")
     assert [row["index"] for row in dead] == list(range(DEAD))
-    both = walk(
-        client, f"/s/{published.sae.public_id}/latents.json?status=dead&status=rare&sort=-decoder_norm"
-    )
+    both = walk(client, f"/s/{published.sae.public_id}/latents.json?status=dead&status=rare&sort=-decoder_norm")
     assert len(both) == DEAD + RARE
     assert len(walk(client, f"/s/{published.sae.public_id}/latents.json?sort=index")) == D_SAE
 
@@ -238,9 +236,7 @@ def test_a_run_without_figures_has_a_page(client: Client) -> None:
     assert "—" in get(client, f"/s/{published.sae.public_id}?sort=index")
 
 
-def test_a_list_that_takes_too_long_says_to_narrow_it(
-    client: Client, published: Stats, settings: Any
-) -> None:
+def test_a_list_that_takes_too_long_says_to_narrow_it(client: Client, published: Stats, settings: Any) -> None:
     """A lock that another connection holds is as slow as a list can be."""
     settings.LIST_TIMEOUT_MS = 50
     other = connection.copy()

@@ -14,7 +14,6 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from browser.staticfiles import PlotlyFinder
 from browser.templatetags import latent_tags as tags
 from browser.views import site
 from tests.browser import sae_rows
@@ -120,11 +119,7 @@ def test_every_page_forbids_foreign_scripts_and_has_none_inline(client: Client, 
     ):
         response = client.get(url)
         policy = response["Content-Security-Policy"]
-        assert (
-            "script-src 'self';" in policy
-            and "frame-ancestors 'none'" in policy
-            and "unsafe-eval" not in policy
-        )
+        assert "script-src 'self';" in policy and "frame-ancestors 'none'" in policy and "unsafe-eval" not in policy
         page = response.content.decode()
         assert re.findall(r"<script(?![^>]* src=)[^>]*>", page) == [], url
         assert re.findall(r"\son\w+=", page) == [], url
@@ -180,13 +175,6 @@ def test_every_static_file_that_a_template_names_is_there() -> None:
     for template in (ROOT / "templates").rglob("*.html"):
         for name in re.findall(r"{% static '([^']+)' %}", template.read_text()):
             assert finders.find(name), f"{template.name} names {name}"
-
-
-def test_plotly_comes_from_its_wheel_alone() -> None:
-    finder = PlotlyFinder()
-    (listed,) = [f"{storage.prefix}/{path}" for path, storage in finder.list([])]
-    assert Path(str(finder.find(listed))).stat().st_size > 1_000_000
-    assert finder.find("vendor/widgetbundle.js") == []
 
 
 @pytest.mark.parametrize(
