@@ -99,7 +99,7 @@ def bin_edges(bins: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def pack_examples(e: Examples) -> bytes:
-    """Activations are kept as u16 of the largest one: error below 8e-6 of it, or 2e-5 for the smallest, which stay above 0."""
+    """Activations are kept as u16 of the largest: error below 8e-6 of it, or 2e-5 where that would give 0."""
     scale = float(e.act.max()) if e.act.size else 0.0
     width = 1 if not e.position.size or int(e.position.max()) < 256 else 2
     quantised = np.rint(e.act / np.float32(scale or 1.0) * 65535).clip(1, 65535)
@@ -153,7 +153,8 @@ def unpack_logits(blob: bytes) -> Logits:
 
 def pack_neighbours(x: Neighbours) -> bytes:
     ids = _bytes("<u4", x.nearest) + _bytes("<u4", x.opposing)
-    return _NEIGHBOURS.pack(VERSION, len(x.nearest)) + ids + _bytes("<f4", x.nearest_cos) + _bytes("<f4", x.opposing_cos)
+    cosines = _bytes("<f4", x.nearest_cos) + _bytes("<f4", x.opposing_cos)
+    return _NEIGHBOURS.pack(VERSION, len(x.nearest)) + ids + cosines
 
 
 def unpack_neighbours(blob: bytes) -> Neighbours:

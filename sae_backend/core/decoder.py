@@ -18,6 +18,7 @@ from sae_backend.packing import Logits, Neighbours
 N_NEIGHBOURS = 10
 N_LOGITS = 10
 LOGIT_BINS = 50
+_NO_LOGITS = Logits(*(np.zeros(0, t) for t in (np.uint32, np.float32) * 2), 0.0, 0.0, np.zeros(0, np.uint32))
 _COLUMNS = 16384  # latents compared at once
 _ROWS = 256  # latents whose logits are held at once
 
@@ -38,6 +39,7 @@ class Decoder:
         self.sae = sae
         norm = sae.W_dec.norm(dim=1, keepdim=True)
         self.unit = sae.W_dec / torch.where(norm > 0, norm, torch.ones_like(norm))
+        self.directed = norm[:, 0] > 0
         self.W_U = None if unembedding is None else unembedding.weight.to(sae.device)
         if self.W_U is not None and self.W_U.shape[0] != sae.cfg.d_out:
             self.W_U = None  # the latent does not write to the residual stream: no direct effect
@@ -59,28 +61,30 @@ class Decoder:
             logit_kurtosis=moments[:, 2],
         )
         cut = zip(near, near_cos, far, far_cos, strict=True)
-        return DecoderFacts(stats, [Neighbours(*row) for row in cut], logits)
+        return DecoderFacts(stats, [_finite(*row) for row in cut], logits)
 
     def _compare(
         self, lo: int, hi: int, live: Tensor
-    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32], npt.NDArray[np.uint32], npt.NDArray[np.float32],
-               npt.NDArray[np.float64]]:
-        rows = self.unit[lo:hi]
+    ) -> tuple[
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float64],
+    ]:
+        """Neighbours and their cosines, infinite for the latent itself and where a direction is missing; D_i."""
+        rows, directed = self.unit[lo:hi], self.directed[lo:hi]
         m = min(N_NEIGHBOURS, self.sae.cfg.d_sae - 1)
         best, worst = _Running(m, largest=True), _Running(m, largest=False)
-        squares = torch.zeros(hi - lo, dtype=torch.float64, device=rows.device)
+        squares = torch.ones(hi - lo, dtype=torch.float64, device=rows.device)  # its own
         for a, block in self._blocks():
             cos = rows @ block.T  # [hi - lo, columns]
-            first = min(max(lo, a), hi)
-            own = torch.arange(first, max(first, min(hi, a + len(block))), device=rows.device)
-            cos[own - lo, own - a] = 0.0
-            squares += (cos.double().square() * live[a : a + len(block)]).sum(1)
-            cos[own - lo, own - a] = -torch.inf
-            best.add(cos, a)
-            cos[own - lo, own - a] = torch.inf
-            worst.add(cos, a)
-        norm = rows.norm(dim=1).double()
-        dimensionality = torch.where(norm > 0, 1.0 / (squares + 1.0), torch.nan).cpu().numpy()
+            own = torch.arange(lo, hi, device=rows.device)[:, None] == torch.arange(a, a + len(block), device=rows.device)
+            squares += (cos.masked_fill(own, 0.0).double().square() * live[a : a + len(block)]).sum(1)
+            undefined = own | ~directed[:, None] | ~self.directed[a : a + len(block)]
+            best.add(cos.masked_fill(undefined, -torch.inf), a)
+            worst.add(cos.masked_fill(undefined, torch.inf), a)
+        dimensionality = torch.where(directed, 1.0 / squares, torch.nan).cpu().numpy()
         return *best.result(), *worst.result(), dimensionality
 
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
@@ -96,17 +100,18 @@ class Decoder:
         return _floats((encoder * self.unit[lo:hi]).sum(1) / torch.where(norm > 0, norm, torch.nan))
 
     def _logits(self, lo: int, hi: int) -> tuple[list[Logits], npt.NDArray[np.float64]]:
+        records, moments = [_NO_LOGITS] * (hi - lo), np.full((hi - lo, 3), np.nan)
         if self.W_U is None:
-            empty = np.zeros(0, np.uint32), np.zeros(0, np.float32)
-            return [Logits(*empty, *empty, 0.0, 0.0, empty[0])] * (hi - lo), np.full((hi - lo, 3), np.nan)
-        records: list[Logits] = []
-        moments = []
-        for a in range(lo, hi, _ROWS):
-            effect = self.unit[a : min(a + _ROWS, hi)] @ self.W_U
+            return records, moments
+        directed = (lo + self.directed[lo:hi].nonzero()[:, 0]).split(_ROWS)
+        for latents in directed:
+            effect = self.unit[latents] @ self.W_U
             effect -= effect.mean(1, keepdim=True)
-            records += _logit_records(effect)
-            moments.append(_moments(effect))
-        return records, np.concatenate(moments)
+            places = (latents - lo).cpu().numpy()
+            moments[places] = _moments(effect)
+            for place, record in zip(places.tolist(), _logit_records(effect), strict=True):
+                records[place] = record
+        return records, moments
 
 
 class _Running:
@@ -163,4 +168,15 @@ def _floats(tensor: Tensor) -> npt.NDArray[np.float64]:
 
 
 def _first(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return values[:, 0].astype(np.float64) if values.shape[1] else np.full(len(values), np.nan)
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
+    return np.where(np.isfinite(values[:, 0]), values[:, 0].astype(np.float64), np.nan)
+
+
+def _finite(
+    near: npt.NDArray[np.uint32], near_cos: npt.NDArray[np.float32],
+    far: npt.NDArray[np.uint32], far_cos: npt.NDArray[np.float32],
+) -> Neighbours:  # fmt: skip
+    """Without what has no cosine."""
+    n, f = np.isfinite(near_cos), np.isfinite(far_cos)
+    return Neighbours(near[n], near_cos[n], far[f], far_cos[f])

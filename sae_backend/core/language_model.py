@@ -168,7 +168,7 @@ class LM:
 
     @torch.no_grad()
     def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits [batch pos d_vocab] with the hidden state [batch pos d_in], as capture gives it, passed through `replace`."""
+        """Logits [batch pos d_vocab] with what capture gives at the hook point, [batch pos d_in], passed through `replace`."""
         if self._proves(hook_name):
             middle = hook_name.endswith("hook_resid_mid")
             return (self._splice_middle if middle else self._plain_splice)(tokens, hook_name, replace)
@@ -212,7 +212,7 @@ class LM:
         return self.hf(tokens, use_cache=False).logits
 
     def unembedding(self) -> Unembedding | None:
-        """W_U with the final norm's gain folded in; centred over d_model where that norm removes the mean, as LayerNorm does."""
+        """W_U with the final norm's gain folded in, centred over d_model where that norm removes the mean."""
         head = self.hf.get_output_embeddings()
         if head is None:
             return None
