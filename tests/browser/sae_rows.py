@@ -126,7 +126,8 @@ def statistics(n: int, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         out[name] = np.where(few, np.nan, 1.5 + rng.gamma(1, 4, n))
     for name in ("encoder_decoder_cos", "nearest_cos"):
         out[name] = rng.uniform(0.1, 0.99, n)
-    out["opposing_cos"] = -rng.uniform(0.1, 0.99, n)
+    opposing = -rng.uniform(0.1, 0.99, n)
+    out["opposing_cos"] = np.minimum(opposing, opposing[::-1])  # both of a pair have its cosine
     for name in ("decoder_norm", "dimensionality", "logit_std", "logit_kurtosis"):
         out[name] = rng.gamma(3, 0.2, n)
     out["b_enc"], out["logit_skewness"] = rng.normal(0, 1, n), rng.normal(0, 1e-4, n)

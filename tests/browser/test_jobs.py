@@ -57,6 +57,7 @@ def test_progress_counts_finished_shards_and_the_claims_at_work(client: Client) 
     run = sae_rows.new_run(sae_rows.new_sae())
     sae_rows.start(run)
     sae_rows.do_contexts(run, shards=1)
+    assert client.get(f"/jobs/{run.pk}.json").json()["tokens"]["done"] == 32  # before any heartbeat
     claimed = store.claim(run.pk, RunShard.Kind.CONTEXTS, 1, "gpu-7")
     assert claimed is not None
     store.heartbeat(claimed.pk, "gpu-7", 16)

@@ -81,12 +81,13 @@ def test_each_status_lists_its_latents_and_dead_ones_come_by_index(client: Clien
 
 def test_ranges_of_density_and_kurtosis_include_their_bounds(client: Client, published: Stats) -> None:
     density, kurtosis = published.values["density"], published.values["kurtosis"]
-    low, high = float(np.quantile(density, 0.3)), float(np.sort(density)[200])
+    low, high = (float(np.sort(density)[i]) for i in (90, 200))
     url = f"/s/{published.sae.public_id}/latents.json"
     rows = walk(client, f"{url}?dmin={low!r}&dmax={high!r}&kmin=3&kmax=8")
     wanted = (density >= low) & (density <= high) & (kurtosis >= 3) & (kurtosis <= 8)
     assert sorted(row["index"] for row in rows) == np.flatnonzero(wanted).tolist()
     assert any(row["density"] == high for row in walk(client, f"{url}?dmax={high!r}"))
+    assert any(row["density"] == low for row in walk(client, f"{url}?dmin={low!r}"))
 
 
 def test_what_makes_no_sense_is_left_out_and_named(client: Client, published: Stats) -> None:
