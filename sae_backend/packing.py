@@ -181,5 +181,5 @@ def unpack_vocabulary(blob: bytes) -> tuple[list[bytes], list[bool]]:
     ends = np.cumsum(r.take("<u4", n), dtype=np.int64)
     special = r.take("u1", n).astype(bool).tolist()
     at = r.at
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    starts = np.concatenate([[0], ends])[:-1].astype(np.int64)
     return [r.blob[at + a : at + b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)], special
