@@ -16,19 +16,13 @@ from sae_backend.models import UNFINISHED, Run, RunShard, SaeImport
 
 def start(run_id: int) -> None:
     """Queue a new run's shards of contexts once the current transaction is committed."""
-    transaction.on_commit(lambda: _start(run_id))
-
-
-def _start(run_id: int) -> None:
-    queued = Run.objects.filter(pk=run_id, state=Run.State.QUEUED)
-    queued.update(state=Run.State.COMPUTING, started_at=timezone.now(), heartbeat_at=timezone.now())
-    enqueue(run_id)
+    transaction.on_commit(lambda: enqueue(run_id))
 
 
 def enqueue(run_id: int) -> None:
     """Send every shard of the run's present stage that is not done, or its publication."""
     run = Run.objects.get(pk=run_id)
-    if run.state == Run.State.COMPUTING:
+    if run.state in (Run.State.QUEUED, Run.State.COMPUTING):
         _shards(run, RunShard.Kind.CONTEXTS)
         continue_after_contexts(run_id)
     elif run.state == Run.State.LOADING:
@@ -67,7 +61,7 @@ def waiting() -> int:
         name = settings.CELERY_TASK_DEFAULT_QUEUE
         queue = app.amqp.queues[name].bind(connection.default_channel)
         queue.declare()  # binds it again, should Redis have lost everything: messages go nowhere without
-        return int(queue.queue_declare(passive=True).message_count)
+        return int(queue.queue_declare().message_count)
 
 
 def take_over(worker: str) -> int:
@@ -95,7 +89,7 @@ def sweep(stalled_seconds: float) -> int:
         # compare and set: of several workers that sweep, one sends
         if Run.objects.filter(pk=run.pk, heartbeat_at=run.heartbeat_at).update(heartbeat_at=timezone.now()):
             store.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
-            _start(run.pk) if run.state == Run.State.QUEUED else enqueue(run.pk)
+            enqueue(run.pk)
             found += 1
     return found + _imports(cutoff)
 

@@ -148,7 +148,8 @@ def log(run_id: int, text: str, level: str = "info") -> None:
 
 def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
     """Take a shard by compare-and-set, or None when another has it, it is done, or the run does not want it."""
-    wanted = Run.State.COMPUTING if kind == RunShard.Kind.CONTEXTS else Run.State.LOADING
+    contexts = kind == RunShard.Kind.CONTEXTS
+    wanted = [Run.State.QUEUED, Run.State.COMPUTING] if contexts else [Run.State.LOADING]
     _free_hung_loader(run_id, kind, index)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -157,14 +158,24 @@ def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
             set state = 'claimed', worker = %s, heartbeat_at = now(), attempts = attempts + 1, progress = 0,
                 backend_pid = null
             from sae_backend_run r
-            where s.run_id = %s and s.kind = %s and s.index = %s and r.id = s.run_id and r.state = %s
+            where s.run_id = %s and s.kind = %s and s.index = %s and r.id = s.run_id and r.state = any(%s)
               and (s.state = 'todo' or s.state = 'claimed' and s.heartbeat_at < now() - make_interval(secs => %s))
             returning s.id
             """,
             [worker, run_id, kind, index, wanted, settings.STALLED_SECONDS],
         )
         row = cursor.fetchone()
+    if row is not None and contexts:
+        _begin(run_id)
     return None if row is None else RunShard.objects.select_related("run").get(pk=row[0])
+
+
+def _begin(run_id: int) -> None:
+    """The first claim takes a run out of the queue."""
+    now = timezone.now()
+    Run.objects.filter(pk=run_id, state=Run.State.QUEUED).update(
+        state=Run.State.COMPUTING, started_at=now, heartbeat_at=now
+    )
 
 
 def _free_hung_loader(run_id: int, kind: str, index: int) -> None:

@@ -31,6 +31,7 @@ class Shards:
     done: int = 0
     items: int = 0  # contexts or latents in all
     items_done: int = 0  # of them in shards that are done
+    claimed: int = 0  # shards that a worker holds
     working: int = 0  # done so far inside claims, in tokens or latents
     last: datetime | None = None  # when the latest was done
 
@@ -65,9 +66,10 @@ class Progress:
 
     @property
     def stalled(self) -> bool:
-        """No worker has given a sign for settings.STALLED_SECONDS."""
+        """A worker holds part of it and has given no sign for settings.STALLED_SECONDS; a run may wait between shards."""
+        held = self.contexts.claimed + self.latents.claimed
         seen = self.run.heartbeat_at or self.run.started_at
-        return bool(self.run.state in ACTIVE and seen and _between(seen, self.now) > settings.STALLED_SECONDS)
+        return bool(held and self.run.state in ACTIVE and seen and _between(seen, self.now) > settings.STALLED_SECONDS)
 
     @property
     def status(self) -> str:
@@ -271,12 +273,13 @@ def _shards(runs: Iterable[int]) -> dict[tuple[int, str], Shards]:
         done=Count("pk", filter=is_done),
         items=Sum(size),
         items_done=Sum(size, filter=is_done),
+        claimed=Count("pk", filter=claimed),
         working=Sum("progress", filter=claimed),
         last=Max("done_at"),
     )
     return {
-        (run, kind): Shards(total, done, items or 0, in_done or 0, working or 0, last)
-        for run, kind, total, done, items, in_done, working, last in rows
+        (run, kind): Shards(total, done, items or 0, in_done or 0, held, working or 0, last)
+        for run, kind, total, done, items, in_done, held, working, last in rows
     }
 
 
