@@ -45,7 +45,8 @@ def _checkpoint(folder: Path, width: int) -> Path:
     sae = load(trained)
     torch.manual_seed(width)
     W_dec = torch.nn.functional.normalize(torch.randn(width, sae.cfg.d_in), dim=1)
-    wide = replace(sae, cfg=replace(sae.cfg, d_sae=width), W_enc=W_dec.T.contiguous(), b_enc=torch.zeros(width), W_dec=W_dec)
+    cfg = replace(sae.cfg, d_sae=width)
+    wide = replace(sae, cfg=cfg, W_enc=W_dec.T.contiguous(), b_enc=torch.zeros(width), W_dec=W_dec)
     return _save(wide, folder / f"topk32_{width}")
 
 
@@ -143,7 +144,8 @@ class Floor:
         self.pass_ = jobs.context_pass(run_id)
         self.forward, self.matmul, self.top_k = Clock(), Clock(), Clock()
         self.tokens = 0
-        self.sae, self.lm = self.pass_.sae, self.pass_.lm
+        self.sae: Any = self.pass_.sae
+        self.lm = self.pass_.lm
         self.torch = torch
 
     def shard(self, shard: Any) -> None:

@@ -76,11 +76,12 @@ _kept: list[Any] = []
 def _read_back(run_id: int, lo: int, hi: int) -> Any:
     from sae_backend import packing
     from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
-    from sae_backend.store import STATISTICS
+    from sae_backend.rows import STATISTICS
 
     rows = _select("latent", [*STATISTICS, "strongest", "spark"], run_id, lo, hi)
     columns = dict(zip([*STATISTICS, "strongest", "spark"], zip(*rows, strict=True), strict=True))
-    pages = list(zip(*_select("latent_page", ["examples", "histogram", "logits", "neighbours"], run_id, lo, hi), strict=True))
+    packed = _select("latent_page", ["examples", "histogram", "logits", "neighbours"], run_id, lo, hi)
+    pages = list(zip(*packed, strict=True))
     return LatentShard(
         lo, hi, _record(LatentStats, columns), _record(DecoderStats, columns), columns["strongest"],
         np.stack([np.frombuffer(b, np.uint8) for b in columns["spark"]]),

@@ -14,7 +14,7 @@ PREFIX, FILE = "vendor", "plotly.min.js"
 
 
 class PlotlyFinder(BaseFinder):
-    """plotly.js out of plotly's wheel, as vendor/plotly.min.js; importing plotly to find it would take half a second."""
+    """plotly.js out of plotly's wheel, as vendor/plotly.min.js; found without importing plotly, which takes long."""
 
     def __init__(self, app_names: Any = None) -> None:
         spec = find_spec("plotly")

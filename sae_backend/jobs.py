@@ -17,7 +17,6 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, connections, transaction
 from django.utils import timezone
 from django.utils.text import slugify
-
 from safetensors import SafetensorError
 
 from sae_backend import identity, packing, queue, store
@@ -48,7 +47,8 @@ def compute_dtype() -> str:
     """bfloat16 where the hardware multiplies it faster: CUDA, AMX, AVX512-BF16."""
     if settings.COMPUTE_DTYPE != "auto":
         return settings.COMPUTE_DTYPE
-    cpu = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    cpu = any(getattr(torch.cpu, test, bool)() for test in tests)
     return "bfloat16" if device() != "cpu" or cpu else "float32"
 
 
@@ -196,8 +196,8 @@ def _claimed(shard: RunShard) -> Iterator[Callable[[int], None]]:
 def _refuse_deadly(shard: RunShard) -> None:
     if shard.attempts > MAX_ATTEMPTS:
         raise RunError(
-            f"{MAX_ATTEMPTS} workers ended while they computed {shard.kind} {shard.lo:,} to {shard.hi:,}, the last of them "
-            f"{shard.worker}: perhaps for want of memory. Give workers more, or take smaller shards, and run it again"
+            f"{MAX_ATTEMPTS} workers ended while they computed {shard.kind} {shard.lo:,} to {shard.hi:,}, the last of "
+            f"them {shard.worker}: perhaps for want of memory. Give workers more, or take smaller shards, and run it again"
         )
 
 
@@ -283,15 +283,15 @@ def _imported(row: SaeImport) -> Sae:
         path = _keep(source, digest)
         return Sae.objects.create(
             sha256=digest, name=row.name, slug=_free_slug(row.name), lm=row.lm, hook_name=hook_name,
-            hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture, format=loaded.cfg.format,
-            d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae, k=loaded.cfg.k,
+            hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture,
+            format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae, k=loaded.cfg.k,
             metadata={**loaded.cfg.metadata, "overrides": row.options}, path=path,
         )  # fmt: skip
 
 
 def _same_lm(known: Sae, lm: LanguageModel) -> Sae:
     if known.lm_id != lm.pk:
-        raise CheckpointError(f"these weights are here already, as {known.name} of {known.lm.name}; import them for that")
+        raise CheckpointError(f"these weights are here already, as {known.name} of {known.lm.name}; import them so")
     return known
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ _LOGITS = struct.Struct("<BxHHff")  # version, tokens each way, histogram bins, 
 _NEIGHBOURS = struct.Struct("<BxH")  # version, latents each way
 _VOCABULARY = struct.Struct("<BxxxI")  # version, tokens
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -61,7 +62,8 @@ def waiting() -> int:
         name = settings.CELERY_TASK_DEFAULT_QUEUE
         queue = app.amqp.queues[name].bind(connection.default_channel)
         queue.declare()  # binds it again, should Redis have lost everything: messages go nowhere without
-        return int(queue.queue_declare().message_count)
+        declared: Any = queue.queue_declare()
+        return int(declared.message_count)
 
 
 def take_over(worker: str) -> int:

@@ -42,7 +42,8 @@ def register_dataset(
     if known is not None and known.ready:
         return known
     if not 2 <= ctx_len <= lm.n_ctx:
-        raise language_model.LanguageModelError(f"{lm.name} reads contexts of 2 to {lm.n_ctx:,} tokens, not {ctx_len:,}")
+        message = f"{lm.name} reads contexts of 2 to {lm.n_ctx:,} tokens, not {ctx_len:,}"
+        raise language_model.LanguageModelError(message)
     tokenizer = language_model.load_tokenizer(lm.source, lm.revision or None)
     cut = contexts.tokenize(documents, tokenizer, ctx_len, max_tokens)
     if not len(cut.tokens):

@@ -235,7 +235,7 @@ def finish_contexts(shard: RunShard) -> bool:
 
 
 def load_latents(shard: RunShard, result: LatentShard) -> bool:
-    """COPY a shard's rows and mark it done, in one transaction; False, and no row, when the claim or the run is gone."""
+    """COPY a shard's rows and mark it done, in one transaction; False, and no row, when claim or run is gone."""
     latent, page = _tables(shard.run_id)
     _note_backend(shard)
     with transaction.atomic(), connection.cursor() as cursor:

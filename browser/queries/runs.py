@@ -66,7 +66,7 @@ class Progress:
 
     @property
     def stalled(self) -> bool:
-        """A worker holds part of it and has given no sign for settings.STALLED_SECONDS; a run may wait between shards."""
+        """A worker holds part of it and has given no sign for settings.STALLED_SECONDS."""
         held = self.contexts.claimed + self.latents.claimed
         seen = self.run.heartbeat_at or self.run.started_at
         return bool(held and self.run.state in ACTIVE and seen and _between(seen, self.now) > settings.STALLED_SECONDS)

@@ -34,7 +34,7 @@ class ActivationShard:
 
     def save(self, path: Path) -> None:
         """Write atomically: a killed worker leaves no half file under this name."""
-        arrays: dict[str, npt.NDArray[Any]] = {"tokens": self.tokens, "indptr": self.indptr, "token": self.token, "act": self.act}
+        arrays: dict[str, npt.NDArray[Any]] = {n: getattr(self, n) for n in ("tokens", "indptr", "token", "act")}
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(arrays, partial, {"lo": str(self.lo), "sums": json.dumps(self.sums)})

@@ -18,7 +18,8 @@ from sae_backend.packing import Logits, Neighbours
 N_NEIGHBOURS = 10
 N_LOGITS = 10
 LOGIT_BINS = 50
-_NO_LOGITS = Logits(*(np.zeros(0, t) for t in (np.uint32, np.float32) * 2), 0.0, 0.0, np.zeros(0, np.uint32))
+_NO_IDS, _NO_FLOATS = np.zeros(0, np.uint32), np.zeros(0, np.float32)
+_NO_LOGITS = Logits(_NO_IDS, _NO_FLOATS, _NO_IDS, _NO_FLOATS, 0.0, 0.0, _NO_IDS)
 _COLUMNS = 16384  # latents compared at once
 _ROWS = 256  # latents whose logits are held at once
 
@@ -79,7 +80,8 @@ class Decoder:
         squares = torch.ones(hi - lo, dtype=torch.float64, device=rows.device)  # its own
         for a, block in self._blocks():
             cos = rows @ block.T  # [hi - lo, columns]
-            own = torch.arange(lo, hi, device=rows.device)[:, None] == torch.arange(a, a + len(block), device=rows.device)
+            columns = torch.arange(a, a + len(block), device=rows.device)
+            own = torch.arange(lo, hi, device=rows.device)[:, None] == columns
             squares += (cos.masked_fill(own, 0.0).double().square() * live[a : a + len(block)]).sum(1)
             undefined = own | ~directed[:, None] | ~self.directed[a : a + len(block)]
             best.add(cos.masked_fill(undefined, -torch.inf), a)
@@ -146,12 +148,10 @@ def _logit_records(effect: Tensor) -> list[Logits]:
     bins = ((effect - low[:, None]) * (LOGIT_BINS / width)[:, None]).long().clamp_(0, LOGIT_BINS - 1)
     bins += torch.arange(len(effect), device=effect.device)[:, None] * LOGIT_BINS
     counts = torch.bincount(bins.reshape(-1), minlength=len(effect) * LOGIT_BINS).reshape(-1, LOGIT_BINS)
-    columns = (up.indices.int(), up.values, down.indices.int(), down.values, low, high, counts.int())
-    a, b, c, d, e, f, g = (x.cpu().numpy() for x in columns)
-    return [
-        Logits(a[i].astype(np.uint32), b[i], c[i].astype(np.uint32), d[i], float(e[i]), float(f[i]), g[i].astype(np.uint32))
-        for i in range(len(effect))
-    ]
+    ids = (x.cpu().numpy().astype(np.uint32) for x in (up.indices, down.indices, counts))
+    floats = (x.cpu().numpy() for x in (up.values, down.values, low, high))
+    rows = zip(*ids, *floats, strict=True)
+    return [Logits(p, pe, s, se, float(lo), float(hi), c) for p, s, c, pe, se, lo, hi in rows]
 
 
 def _moments(effect: Tensor) -> npt.NDArray[np.float64]:

@@ -40,7 +40,8 @@ class BlockEncoder:
     def __init__(self, sae: SparseAutoencoder, dtype: torch.dtype = torch.float32) -> None:
         self.sae = sae
         self.dtype = dtype
-        self.fast = sae.cfg.architecture == "topk" and not sae.cfg.rank_by_decoder_norm and sae.W_enc.device.type == "cpu"
+        plain = sae.cfg.architecture == "topk" and not sae.cfg.rank_by_decoder_norm
+        self.fast = plain and sae.W_enc.device.type == "cpu"
         if self.fast:
             W, b = sae.W_enc.to(dtype), sae.b_enc.to(dtype)
             self.blocks = [

@@ -89,7 +89,7 @@ def topk_block(pre, col0, k, values, indices, counts, bounds):
         maxima = np.empty(lanes, pre.dtype)
         _lane_maxima(pre[r], maxima)
         bound = bounds[r]
-        if counts[r] == 0 and lanes >= k:  # the k best lane maxima are k values: the k-th bounds the k-th largest of the row
+        if counts[r] == 0 and lanes >= k:  # the k-th of the lanes' maxima bounds the k-th largest of the row
             bound = max(bound, np.partition(maxima, lanes - k)[lanes - k] - 1)
         bound, m = _gather(pre[r], col0, maxima, k, bound, counts[r], values[r], indices[r])
         if m >= 2 * k:
@@ -267,7 +267,7 @@ def _same_window(tokens, a, b, reach, ctx_len):
     after = min(reach, ctx_len - 1 - pa)
     if before != min(reach, pb) or after != min(reach, ctx_len - 1 - pb):
         return False
-    for d in range(-before, after + 1):
+    for d in range(-before, after + 1):  # noqa: SIM110  # numba compiles no all() over a generator
         if tokens[a + d] != tokens[b + d]:
             return False
     return True

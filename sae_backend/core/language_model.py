@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # TransformerLens hook → (component of the bridge, its input or its output)
 _SITES = {
@@ -50,8 +53,8 @@ class Unembedding:
 class LM:
     """A causal language model with its tokenizer; `capture` and `splice` are what runs need."""
 
-    def __init__(self, hf_model: nn.Module, tokenizer: Any, source: str) -> None:
-        self.hf = hf_model.eval().requires_grad_(False)
+    def __init__(self, hf_model: PreTrainedModel, tokenizer: Any, source: str) -> None:
+        self.hf: Any = hf_model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.source = source
         self._bridge: Any = None
@@ -168,7 +171,7 @@ class LM:
 
     @torch.no_grad()
     def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits [batch pos d_vocab] with what capture gives at the hook point, [batch pos d_in], passed through `replace`."""
+        """Logits [batch pos d_vocab] with what capture gives at the hook point passed through `replace`."""
         if self._proves(hook_name):
             middle = hook_name.endswith("hook_resid_mid")
             return (self._splice_middle if middle else self._plain_splice)(tokens, hook_name, replace)
@@ -219,7 +222,7 @@ class LM:
         weight = head.weight.detach().float().T  # [d_model d_vocab]
         norm = self._final_norm()
         if norm is not None:
-            gain, centres = _linear_part(norm, weight.device)
+            gain, centres = _linear_part(norm, len(weight), weight.device)
             weight = weight * gain[:, None]
             weight = weight - weight.mean(0) if centres else weight
         return Unembedding(weight.contiguous())
@@ -260,12 +263,11 @@ def _changed(module: nn.Module, side: str, change: Callable[[Tensor], Tensor]) -
 
 
 @torch.no_grad()
-def _linear_part(norm: nn.Module, device: torch.device) -> tuple[Tensor, bool]:
+def _linear_part(norm: nn.Module, d_model: int, device: torch.device) -> tuple[Tensor, bool]:
     """A norm's gain [d_model] and whether it removes the mean: measured, as modules keep them in many ways."""
     norm = copy.deepcopy(norm).float()
-    width = max(p.numel() for p in norm.parameters())
-    place = torch.arange(width, device=device)
-    probe = (100.0 + place / width) * (1 - 2 * (place % 2))  # far above any epsilon, nowhere near 0
+    place = torch.arange(d_model, device=device)
+    probe = (100.0 + place / d_model) * (1 - 2 * (place % 2))  # far above any epsilon, nowhere near 0
     probe -= probe.mean()
     gain = (norm(probe) - norm(-probe)) / 2 * probe.square().mean().sqrt() / probe  # a bias cancels
     moved = (norm(probe + 1000) - norm(probe)).norm()
@@ -286,10 +288,8 @@ def load(source: str, dtype: torch.dtype = torch.float32, device: str = "cpu", r
 
     tokenizer = load_tokenizer(source, revision)
     with _explained(source):
-        hf = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=dtype, use_safetensors=True
-        )
-    return LM(hf.to(device), tokenizer, source)
+        hf = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, use_safetensors=True)
+    return LM(hf.to(device), tokenizer, source)  # type: ignore[arg-type]  # their decorator hides the method's type
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Command(BaseCommand):
 
 
 def _shuffled() -> list[tuple[str, str]]:
-    """The standard library's files in an order that has nothing to do with their names, so that a part stands for all."""
+    """The standard library's files in an order of no meaning, so that a part stands for the whole."""
     from demo.corpus import documents
 
     return sorted(documents(), key=lambda d: hashlib.sha256(d[0].encode()).digest())
