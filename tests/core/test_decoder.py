@@ -168,7 +168,8 @@ def test_logit_effects_are_the_unit_direction_through_w_u_centred_over_the_vocab
 
 
 def test_a_vocabulary_of_fewer_tokens_than_are_listed_is_listed_whole() -> None:
-    assert all(len(x.promoted) == len(x.suppressed) == 4 for x in facts(small_sae(), W_U=torch.randn(D_MODEL, 4)).logits)
+    ours = facts(small_sae(), W_U=torch.randn(D_MODEL, 4))
+    assert all(len(x.promoted) == len(x.suppressed) == 4 for x in ours.logits)
 
 
 @pytest.mark.parametrize("W_U", [None, torch.ones(D_MODEL + 1, 5)], ids=["none", "another width"])
