@@ -138,6 +138,15 @@ def load_and_seal(run: Run) -> None:
     store.seal(run.pk)
 
 
+def publish_alone(run_id: int) -> bool:
+    """Seal and publish as a worker does; False while another is at it, or its connection still is."""
+    with store.alone("publish", run_id) as mine:
+        if mine:
+            store.seal(run_id)
+            store.publish(run_id, {})
+    return mine
+
+
 def published(sae: Sae, dataset: Dataset) -> Run:
     run = a_run(sae, dataset)
     load_and_seal(run)
