@@ -16,7 +16,13 @@ from sae_backend.models import Dataset, LanguageModel
 def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
     """Find the language model by the hash of its files, or load it once to learn its shape and vocabulary."""
     source = str(Path(source).resolve()) if Path(source).is_dir() else source
-    digest = language_model.sha256(source, revision or None)
+    try:
+        digest = language_model.sha256(source, revision or None)
+    except OSError as error:
+        raise language_model.LanguageModelError(
+            f"{source} cannot be read as a language model ({str(error).splitlines()[0]}); "
+            "give a folder with config.json, tokenizer and safetensors, or a name on the hub"
+        ) from error
     known = LanguageModel.objects.filter(sha256=digest).first()
     if known is not None:
         LanguageModel.objects.filter(pk=known.pk).update(source=source, revision=revision)  # it may have moved
@@ -40,6 +46,10 @@ def register_dataset(
     """Tokenize documents into contexts and store them; a dataset of this name that is ready is returned as it is."""
     known = Dataset.objects.filter(name=name, lm=lm, ctx_len=ctx_len).first()
     if known is not None and known.ready:
+        if known.source != source:
+            raise language_model.LanguageModelError(
+                f"a dataset called {name!r} is there already, made from {known.source}; choose another name"
+            )
         return known
     if not 2 <= ctx_len <= lm.n_ctx:
         message = f"{lm.name} reads contexts of 2 to {lm.n_ctx:,} tokens, not {ctx_len:,}"

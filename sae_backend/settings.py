@@ -128,7 +128,11 @@ def _broker_url(url: str) -> str:
 CELERY_BROKER_URL = _broker_url(REDIS_URL)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "compute"
-CELERY_TASK_ROUTES = {"sae_backend.tasks.run_prompt": {"queue": "interactive"}}
+CELERY_TASK_ROUTES = {
+    "sae_backend.tasks.run_prompt": {"queue": "interactive"},
+    "sae_backend.tasks.compute_contexts": {"priority": 6},
+    "sae_backend.tasks.load_latents": {"priority": 3},
+}
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

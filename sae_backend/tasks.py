@@ -12,14 +12,14 @@ def import_sae(import_id: int) -> None:
     jobs.import_sae(import_id)
 
 
-@app.task(priority=6)
+@app.task
 def compute_contexts(run_id: int, index: int) -> None:
     from sae_backend import jobs
 
     jobs.compute_contexts(run_id, index)
 
 
-@app.task(priority=3)
+@app.task
 def load_latents(run_id: int, index: int) -> None:
     from sae_backend import jobs
 

@@ -8,11 +8,12 @@ from typing import Any
 from sae_backend.models import Run, SaeImport
 
 CLEAR = "\r\033[K"  # the terminal's present line
-_ENDED = (Run.State.LIVE, Run.State.RETIRED, Run.State.FAILED, Run.State.CANCELLED, Run.State.DROPPED)
+_PUBLISHED = (Run.State.LIVE, Run.State.RETIRED, Run.State.DROPPED)  # the last two by a later run
+_ENDED = (*_PUBLISHED, Run.State.FAILED, Run.State.CANCELLED)
 
 
 def watch(import_ids: list[int], out: Any, seconds: float = 1.0) -> bool:
-    """Print a line for each change until every import and its run has ended; True when all are live."""
+    """Print a line for each change until every import and its run has ended; True when all came to be published."""
     live_line = out.isatty() if hasattr(out, "isatty") else False
     said: dict[int, str] = {}
     while True:
@@ -60,4 +61,4 @@ def _ended(row: SaeImport) -> bool:
 
 
 def _good(row: SaeImport) -> bool:
-    return row.state == SaeImport.State.DONE and (row.run is None or row.run.state == Run.State.LIVE)
+    return row.state == SaeImport.State.DONE and (row.run is None or row.run.state in _PUBLISHED)

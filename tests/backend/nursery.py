@@ -5,6 +5,7 @@ python -m tests.backend.nursery reads lines, `load RUN WORKER SLOW` or `publish 
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -49,7 +50,7 @@ def _serve() -> None:
     import django
 
     django.setup()
-    from tests.backend import synthetic  # noqa: F401: imported before the first child
+    importlib.import_module("tests.backend.synthetic")  # before the first child, not in each
 
     for line in sys.stdin:
         name, *words = line.split()

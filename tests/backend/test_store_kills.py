@@ -158,7 +158,7 @@ def test_a_publisher_killed_at_any_moment_has_published_or_not_and_a_second_fini
     store.publish(run.pk, {})
     moments = random.Random(1)
     states = []
-    for i in range(10):
+    for _ in range(8):
         again = a_run(run.sae, run.dataset)
         synthetic.load(again)
         assert store.advance(again.pk, LATENTS, Run.State.SEALED)

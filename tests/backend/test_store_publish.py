@@ -14,7 +14,7 @@ from django.utils import timezone
 from sae_backend import store
 from sae_backend.models import Run, Sae
 from tests.backend import synthetic
-from tests.backend.synthetic import LATENTS, a_dataset, a_run, a_sae, published
+from tests.backend.synthetic import a_dataset, a_run, a_sae, published
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SMALL = 256
