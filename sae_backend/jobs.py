@@ -197,7 +197,7 @@ def _refuse_deadly(shard: RunShard) -> None:
     if shard.attempts > MAX_ATTEMPTS:
         raise RunError(
             f"{MAX_ATTEMPTS} workers ended while they computed {shard.kind} {shard.lo:,} to {shard.hi:,}, the last of "
-            f"them {shard.worker}: perhaps for want of memory. Give workers more, or take smaller shards, and run it again"
+            f"them {shard.worker}: perhaps for want of memory. Give workers more, or take smaller shards, and run again"
         )
 
 
@@ -284,7 +284,8 @@ def _imported(row: SaeImport) -> Sae:
         return Sae.objects.create(
             sha256=digest, name=row.name, slug=_free_slug(row.name), lm=row.lm, hook_name=hook_name,
             hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture,
-            format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae, k=loaded.cfg.k,
+            format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae,
+            k=loaded.cfg.k,
             metadata={**loaded.cfg.metadata, "overrides": row.options}, path=path,
         )  # fmt: skip
 
