@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sae_backend.core import kernels
-from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.core.sae import SparseActs, SparseAutoencoder
 
 ROWS, _COLUMNS = 2048, 2048  # of one block of pre-activations: 8 MB in bfloat16
 _FEWEST = 64  # rows of a matmul: with fewer, libraries sum in another order and a token's bits depend on its batch
@@ -28,10 +28,20 @@ class Firings:
     indptr: npt.NDArray[np.int64]  # [n + 1]
     latent: npt.NDArray[np.int32]  # [nnz] ascending within a token
     act: npt.NDArray[np.float32]  # [nnz] positive, on the checkpoint's own scale
+    scale: npt.NDArray[np.float32] | None = None  # [n] the token's factor of the canonical scale; None is 1
 
     def rows(self) -> npt.NDArray[np.int64]:
         """The token of each firing."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def of(self, tokens: npt.NDArray[np.int64], sae: SparseAutoencoder) -> SparseActs:
+        """The firings of some tokens, renumbered from 0, as `sae.decode` reads them."""
+        counts = np.diff(self.indptr)[tokens]
+        starts = self.indptr[tokens] - (np.cumsum(counts) - counts)
+        place = np.arange(counts.sum()) + np.repeat(starts, counts)
+        row = np.repeat(np.arange(len(tokens)), counts)
+        columns = (torch.from_numpy(c).to(sae.device) for c in (row, self.latent[place], self.act[place]))
+        return SparseActs(*columns, shape=(len(tokens), sae.cfg.d_sae))
 
 
 class BlockEncoder:
@@ -52,28 +62,32 @@ class BlockEncoder:
     @torch.no_grad()
     def __call__(self, hidden: Tensor) -> Firings:
         """Firings of hidden [n d_in]."""
-        parts = [self._rows(hidden[r : r + ROWS]) for r in range(0, max(1, len(hidden)), ROWS)]
+        normalised = self.sae.normalise(hidden)
+        x, scale = normalised.x, normalised.undo.scale
+        parts = [self._rows(x[r : r + ROWS]) for r in range(0, max(1, len(x)), ROWS)]
         counts = np.concatenate([np.diff(p.indptr) for p in parts])
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Firings(indptr, np.concatenate([p.latent for p in parts]), np.concatenate([p.act for p in parts]))
+        latent, act = np.concatenate([p.latent for p in parts]), np.concatenate([p.act for p in parts])
+        return Firings(indptr, latent, act, None if scale is None else scale[:, 0].cpu().numpy())
 
-    def _rows(self, hidden: Tensor) -> Firings:
-        n = len(hidden)
+    def _rows(self, x: Tensor) -> Firings:
+        """Firings of x [n d_in], already normalised."""
+        n = len(x)
         if n < _FEWEST:
-            hidden = torch.cat([hidden, hidden.new_zeros(_FEWEST - n, hidden.shape[1])])
-        found = self._topk(hidden) if self.fast else self._generic(hidden)
+            x = torch.cat([x, x.new_zeros(_FEWEST - n, x.shape[1])])
+        found = self._topk(x) if self.fast else self._generic(x)
         end = found.indptr[n]
         return Firings(found.indptr[: n + 1], found.latent[:end], found.act[:end])
 
-    def _generic(self, hidden: Tensor) -> Firings:
-        acts = self.sae.encode(hidden.float())
-        counts = torch.bincount(acts.token, minlength=len(hidden)).cpu().numpy()
+    def _generic(self, x: Tensor) -> Firings:
+        acts = self.sae.select(torch.addmm(self.sae.b_enc, x, self.sae.W_enc))
+        counts = acts.counts().cpu().numpy()
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return Firings(indptr, acts.latent.cpu().numpy().astype(np.int32), acts.value.cpu().numpy())
 
-    def _topk(self, hidden: Tensor) -> Firings:
-        top = RunningTopK(len(hidden), int(self.sae.cfg.k or 0), self.dtype)
-        x = self.sae.normalise(hidden.float()).x.to(self.dtype)
+    def _topk(self, x: Tensor) -> Firings:
+        top = RunningTopK(len(x), int(self.sae.cfg.k or 0), self.dtype)
+        x = x.to(self.dtype)
         for column, W, b in self.blocks:
             top.add(torch.addmm(b, x, W), column)
         return top.chosen()

@@ -61,19 +61,20 @@ class ContextPass:
         hidden = self.lm.capture(ids, hook).flatten(0, 1)[torch.from_numpy(counted.reshape(-1))].float()
         firings = self.encoder(hidden)
         self._refuse_dense(firings)
-        self._fidelity(sums, ids, counted, hidden, lo + a, n_contexts)
-        row, latent, act = self._canonical(firings, hidden)
+        self._fidelity(sums, ids, counted, hidden, firings, lo + a, n_contexts)
+        row, latent, act = self._canonical(firings)
         sums.add_l0(np.bincount(row, minlength=len(hidden)))
         place = (np.flatnonzero(counted) + a * batch.shape[1]).astype(np.uint32)
         return place[row], latent, act
 
     def _canonical(
-        self, firings: Firings, hidden: torch.Tensor
+        self, firings: Firings
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Row, latent and canonical activation of what fires; a latent without a direction writes nothing."""
         row = firings.rows()
-        scale = self.sae.canonical_scale(hidden).cpu().numpy()
-        act = firings.act * self.decoder_norm[firings.latent] * scale[row]
+        act = firings.act * self.decoder_norm[firings.latent]
+        if firings.scale is not None:
+            act *= firings.scale[row]
         writes = act > 0
         return row[writes], firings.latent[writes], act[writes]
 
@@ -88,14 +89,15 @@ class ContextPass:
 
     def _fidelity(
         self, sums: fidelity.Sums, ids: torch.Tensor, counted: npt.NDArray[np.bool_], hidden: torch.Tensor,
-        first: int, n_contexts: int,
+        firings: Firings, first: int, n_contexts: int,
     ) -> None:
         context = np.arange(first, first + len(ids))
         decoded = context % self.cfg.fidelity_every == 0
         if decoded.any():
-            rows = torch.from_numpy((counted & decoded[:, None])[counted])
-            x = hidden[rows]
-            sums.add_reconstruction(self._target(ids, counted, decoded, x), self.sae.decode(self.sae.encode(x), x))
+            rows = np.flatnonzero((counted & decoded[:, None])[counted])
+            x = hidden[torch.from_numpy(rows)]
+            recon = self.sae.decode(firings.of(rows, self.sae), x)
+            sums.add_reconstruction(self._target(ids, counted, decoded, x), recon)
         spliced = _evenly(context, n_contexts, self.cfg.ce_contexts)
         if spliced.any():
             mask = torch.from_numpy(counted[spliced]).to(ids.device)
