@@ -60,10 +60,7 @@ def waiting() -> int:
     """Messages in the compute queue that no worker has taken."""
     with app.connection_for_read() as connection:
         name = settings.CELERY_TASK_DEFAULT_QUEUE
-        queue = app.amqp.queues[name].bind(connection.default_channel)
-        queue.declare()  # binds it again, should Redis have lost everything: messages go nowhere without
-        declared: Any = queue.queue_declare()
-        return int(declared.message_count)
+        return int(connection.default_channel.queue_declare(queue=name, passive=False, durable=True).message_count)  # type: ignore[attr-defined]
 
 
 def take_over(worker: str) -> int:

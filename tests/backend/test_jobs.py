@@ -101,7 +101,7 @@ def test_an_import_under_way_in_another_process_is_left_to_it(lm: LanguageModel,
         jobs.import_sae(row.pk)
         assert fresh(row).state == SaeImport.State.QUEUED
         cursor.execute("select pg_advisory_unlock(hashtext('import'), %s::int)", [row.pk])
-    other.close_pool()
+    other.close()
     jobs.import_sae(row.pk)
     assert fresh(row).state == SaeImport.State.DONE
 

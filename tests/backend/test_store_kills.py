@@ -124,7 +124,7 @@ def test_a_connection_that_has_the_number_of_a_dead_loader_is_left_alone(run: Ru
         )  # fmt: skip
         assert store.claim(run.pk, LATENTS, 0, "second") is not None
         cursor.execute("select 1")
-    other.close_pool()
+    other.close()
 
 
 def copying(run: Run) -> bool:

@@ -122,10 +122,10 @@ def test_publishing_waits_for_nobody_who_reads(run: Run) -> None:
     reader = connection.copy()
     reader.set_autocommit(False)
     with reader.cursor() as cursor:
-        cursor.execute("select count(*) from latent, latent_page")
+        cursor.execute("select (select count(*) from latent), (select count(*) from latent_page)")
         store.publish(run.pk, {})  # its lock_timeout would end it
     reader.rollback()
-    reader.close_pool()
+    reader.close()
 
 
 def test_a_run_is_dropped_after_its_grace_and_not_before(run: Run) -> None:
@@ -168,7 +168,7 @@ def test_a_detach_that_was_cut_short_is_finished(run: Run) -> None:
             store.drop_retired()
         own.execute("reset statement_timeout")
     reader.rollback()
-    reader.close_pool()
+    reader.close()
     assert synthetic.query("select count(*) from pg_inherits where inhdetachpending") == [(1,)]
     store.drop_retired()
     assert synthetic.tables(first) == []
@@ -183,7 +183,7 @@ def test_labels_can_refer_to_an_sae_while_its_run_is_published(run: Run) -> None
         with other.cursor() as cursor:
             cursor.execute("set statement_timeout = '2s'")
             cursor.execute("select 1 from sae_backend_sae where id = %s for key share", [run.sae_id])
-    other.close_pool()
+    other.close()
 
 
 def retire_long_ago(run: Run) -> None:
