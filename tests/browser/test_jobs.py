@@ -82,7 +82,11 @@ def test_time_left_follows_from_the_measured_rate() -> None:
 def test_a_run_without_a_sign_of_its_worker_is_stalled(client: Client) -> None:
     run = sae_rows.new_run(sae_rows.new_sae())
     sae_rows.start(run)
-    Run.objects.filter(pk=run.pk).update(heartbeat_at=timezone.now() - timedelta(hours=3))
+    long_ago = timezone.now() - timedelta(hours=3)
+    Run.objects.filter(pk=run.pk).update(heartbeat_at=long_ago)
+    assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is False  # nobody holds a part of it: it waits
+    assert store.claim(run.pk, RunShard.Kind.CONTEXTS, 0, "worker-1") is not None
+    Run.objects.filter(pk=run.pk).update(heartbeat_at=long_ago)
     assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is True
     page = get(client, f"/jobs/{run.pk}")
     assert (
