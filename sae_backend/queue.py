@@ -60,7 +60,8 @@ def waiting() -> int:
     """Messages in the compute queue that no worker has taken."""
     with app.connection_for_read() as connection:
         name = settings.CELERY_TASK_DEFAULT_QUEUE
-        return int(connection.default_channel.queue_declare(queue=name, passive=False, durable=True).message_count)  # type: ignore[attr-defined]
+        channel: Any = connection.default_channel
+        return int(channel.queue_declare(queue=name, passive=False, durable=True).message_count)
 
 
 def take_over(worker: str) -> int:
