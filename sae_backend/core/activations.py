@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class ActivationShard:
     def save(self, path: Path) -> None:
         """Write atomically: a killed worker leaves no half file under this name."""
         arrays: dict[str, npt.NDArray[Any]] = {n: getattr(self, n) for n in ("tokens", "indptr", "token", "act")}
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # workers on other hosts share numbers
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(arrays, partial, {"lo": str(self.lo), "sums": json.dumps(self.sums)})
         with partial.open("rb") as file:

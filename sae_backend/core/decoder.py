@@ -97,9 +97,9 @@ class Decoder:
         """NaN where the encoder and decoder live in different spaces (transcoders) or a norm is zero."""
         if self.sae.cfg.hook_name_out is not None or self.sae.cfg.d_in != self.sae.cfg.d_out:
             return np.full(hi - lo, np.nan)
-        encoder = self.sae.W_enc[:, lo:hi].T
-        norm = encoder.norm(dim=1) * self.unit[lo:hi].norm(dim=1)
-        return _floats((encoder * self.unit[lo:hi]).sum(1) / torch.where(norm > 0, norm, torch.nan))
+        encoder, unit = self.sae.W_enc[:, lo:hi].T.double(), self.unit[lo:hi].double()
+        norm = encoder.norm(dim=1) * unit.norm(dim=1)
+        return _floats((encoder * unit).sum(1) / torch.where(norm > 0, norm, torch.nan))
 
     def _logits(self, lo: int, hi: int) -> tuple[list[Logits], npt.NDArray[np.float64]]:
         records, moments = [_NO_LOGITS] * (hi - lo), np.full((hi - lo, 3), np.nan)

@@ -39,9 +39,9 @@ class Firings:
         counts = np.diff(self.indptr)[tokens]
         starts = self.indptr[tokens] - (np.cumsum(counts) - counts)
         place = np.arange(counts.sum()) + np.repeat(starts, counts)
-        row = np.repeat(np.arange(len(tokens)), counts)
-        columns = (torch.from_numpy(c).to(sae.device) for c in (row, self.latent[place], self.act[place]))
-        return SparseActs(*columns, shape=(len(tokens), sae.cfg.d_sae))
+        numbers = np.repeat(np.arange(len(tokens)), counts)
+        row, latent, act = (torch.from_numpy(c).to(sae.device) for c in (numbers, self.latent[place], self.act[place]))
+        return SparseActs(row, latent, act, (len(tokens), sae.cfg.d_sae))
 
 
 class BlockEncoder:

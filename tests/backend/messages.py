@@ -29,7 +29,7 @@ def take() -> tuple[str, list[Any]] | None:
 
 
 def carry_out(errors: list[str] | None = None) -> list[str]:
-    """Run every task that waits, and those that they send; their names. What a task raises stays in its worker's log."""
+    """Run every task that waits, and those that they send; their names. What a task raises stays in the log."""
     done = []
     while (next_one := take()) is not None:
         name, arguments = next_one

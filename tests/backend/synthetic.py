@@ -30,13 +30,16 @@ class Slow(list[Examples]):
 def statistics(index: np.ndarray) -> LatentStats:
     """Every seventh latent is dead, and what is undefined is NaN."""
     firings = np.where(index % 7 == 0, 0, (index * 7919) % 150_000 + 1).astype(np.int64)
-    values = {name: np.where(firings > 0, 1.0 + (index * prime % 1009) / 7.0, np.nan) for name, prime in _PRIMES.items()}
+    values = {
+        name: np.where(firings > 0, 1.0 + (index * prime % 1009) / 7.0, np.nan) for name, prime in _PRIMES.items()
+    }
     values["kurtosis"] = np.where(firings > 3, values["kurtosis"], np.nan)
     return LatentStats(firings, firings / N_TOKENS, status_of(firings, N_TOKENS), **values)
 
 
 _PRIMES = {
-    "max_act": 13, "mean_act": 17, "std_act": 19, "skewness": 23, "kurtosis": 29, "kurtosis_all": 31, "kurtosis_zero": 37
+    "max_act": 13, "mean_act": 17, "std_act": 19, "skewness": 23, "kurtosis": 29, "kurtosis_all": 31,
+    "kurtosis_zero": 37,
 }  # fmt: skip
 _FACTS = ("decoder_norm", "b_enc", "encoder_decoder_cos", "nearest_cos", "opposing_cos", "dimensionality")
 _LOGIT_FACTS = ("logit_std", "logit_skewness", "logit_kurtosis")
@@ -174,4 +177,6 @@ def tables(run: Run) -> list[str]:
 def digest(run: Run) -> list[str]:
     """Of every row of both tables, without the run's number."""
     each = "md5(string_agg(md5((to_jsonb(t) - 'run_id')::text), '' order by index))"
-    return [str(query(f"select {each} from {table} t")[0][0]) for table in (f"latent_r{run.pk}", f"latent_page_r{run.pk}")]
+    return [
+        str(query(f"select {each} from {table} t")[0][0]) for table in (f"latent_r{run.pk}", f"latent_page_r{run.pk}")
+    ]

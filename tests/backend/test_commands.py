@@ -71,7 +71,9 @@ def test_a_name_that_another_language_model_has_is_refused() -> None:
 
 
 def test_a_folder_that_is_no_language_model_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match=f"{tmp_path} cannot be read as a language model .* give a folder with config.json"):
+    with pytest.raises(
+        CommandError, match=f"{tmp_path} cannot be read as a language model .* give a folder with config.json"
+    ):
         said("add_model", "nothing", tmp_path)
 
 
@@ -101,7 +103,9 @@ def test_text_becomes_contexts(kind: str, names: list[str], lm: LanguageModel, t
 def test_a_dataset_stops_at_the_tokens_asked_for_and_is_not_made_twice(lm: LanguageModel, tmp_path: Path) -> None:
     path = sources(tmp_path)["file"]
     for _ in range(2):
-        assert said("add_dataset", "short", path, "--ctx-len", 16, "--max-tokens", 70, model="demo").startswith("short: 4 ")
+        assert said("add_dataset", "short", path, "--ctx-len", 16, "--max-tokens", 70, model="demo").startswith(
+            "short: 4 "
+        )
     assert Dataset.objects.count() == 1
 
 
@@ -120,7 +124,10 @@ def test_a_name_that_a_dataset_of_other_text_has_is_refused(lm: LanguageModel, t
         (["one.txt", "--ctx-len", "100000"], "demo reads contexts of 2 to [0-9,]+ tokens, not 100,000"),
         (["one.txt", "--ctx-len", "1"], "demo reads contexts of 2 to"),
         (["short.txt"], "fewer than [0-9]+ tokens, not one context; use more text"),
-        (["one.txt", "--model", "gpt5"], r"no language model is called 'gpt5' \(there are: demo\); add it with add_model"),
+        (
+            ["one.txt", "--model", "gpt5"],
+            r"no language model is called 'gpt5' \(there are: demo\); add it with add_model",
+        ),
     ],
 )
 def test_text_that_cannot_be_used_is_a_sentence(
@@ -160,7 +167,9 @@ def test_an_import_need_not_be_waited_for(lm: LanguageModel) -> None:
     [({"model": "gpt5"}, "no language model is called 'gpt5'; there are: demo"),
      ({"model": "demo", "dataset": "pile"}, "no dataset is called 'pile'; there are: none yet")],
 )  # fmt: skip
-def test_an_import_for_what_is_not_there_names_what_is(options: dict[str, str], sentence: str, lm: LanguageModel) -> None:
+def test_an_import_for_what_is_not_there_names_what_is(
+    options: dict[str, str], sentence: str, lm: LanguageModel
+) -> None:
     with pytest.raises(CommandError, match=sentence):
         said("import_sae", demo.SAE, **options)
     assert SaeImport.objects.count() == 0

@@ -121,7 +121,9 @@ def test_another_sae_of_the_same_name_has_an_address_of_its_own(lm: LanguageMode
     assert (sae.slug, fresh(row).sae.slug) == ("resid_post_2_topk16_1024", "resid_post_2_topk16_1024-2")
 
 
-def test_a_second_run_has_the_same_rows_however_its_contexts_are_cut_and_the_first_retires(sae: Sae, dataset: Dataset) -> None:
+def test_a_second_run_has_the_same_rows_however_its_contexts_are_cut_and_the_first_retires(
+    sae: Sae, dataset: Dataset
+) -> None:
     first = finished(jobs.new_run(sae, dataset, **demo.QUICK))
     second = finished(jobs.new_run(sae, dataset, **{**demo.QUICK, "shard_contexts": 20}))
     assert synthetic.digest(first) == synthetic.digest(second)

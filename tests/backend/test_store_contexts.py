@@ -89,7 +89,9 @@ def test_a_part_of_a_text_is_found_through_the_index() -> None:
     dataset = a_dataset()
     table = f"context_d{dataset.pk}"
     assert "gin_trgm_ops" in str(synthetic.query("select indexdef from pg_indexes where tablename = %s", table))
-    assert synthetic.query(f"select index from context where dataset_id = {dataset.pk} and text like '%xt 23%'") == [(23,)]
+    assert synthetic.query(f"select index from context where dataset_id = {dataset.pk} and text like '%xt 23%'") == [
+        (23,)
+    ]
 
 
 def test_characters_that_postgresql_refuses_are_replaced() -> None:

@@ -147,13 +147,17 @@ def pointer_and_data_agree(sae: Sae, run: Run) -> bool:
         cursor.execute("set transaction isolation level repeatable read")
         run.refresh_from_db()
         sae.refresh_from_db()
-    attached = synthetic.query("select count(*) from pg_inherits where inhrelid = any(%s::regclass[])", synthetic.tables(run))
+    attached = synthetic.query(
+        "select count(*) from pg_inherits where inhrelid = any(%s::regclass[])", synthetic.tables(run)
+    )
     if run.state == Run.State.LIVE:
         return sae.current_run_id == run.pk and attached == [(2,)]
     return sae.current_run_id != run.pk and attached == [(0,)]
 
 
-def test_a_publisher_killed_at_any_moment_has_published_or_not_and_a_second_finishes(nursery: Nursery, run: Run) -> None:
+def test_a_publisher_killed_at_any_moment_has_published_or_not_and_a_second_finishes(
+    nursery: Nursery, run: Run
+) -> None:
     synthetic.load_and_seal(run)
     store.publish(run.pk, {})
     moments = random.Random(1)

@@ -89,7 +89,9 @@ class Reader(threading.Thread):
 
     def read(self) -> None:
         run_id = Sae.objects.values_list("current_run_id", flat=True).get(pk=self.sae.pk)
-        counts = [synthetic.query(f"select count(*) from {t} where run_id = %s", run_id) for t in ("latent", "latent_page")]
+        counts = [
+            synthetic.query(f"select count(*) from {t} where run_id = %s", run_id) for t in ("latent", "latent_page")
+        ]
         self.reads += 1
         self.seen.add(run_id)
         if counts != [[(SMALL,)], [(SMALL,)]]:

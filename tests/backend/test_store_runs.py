@@ -59,7 +59,9 @@ def test_a_dataset_of_another_language_model_is_refused_by_name(run: Run) -> Non
 def test_of_many_that_claim_a_shard_at_once_one_gets_it(run: Run) -> None:
     for index in range(4):
         got = in_threads(8, lambda i, index=index: store.claim(run.pk, LATENTS, index, f"worker {i}"))
-        assert [shard.worker for shard in got if shard] == [RunShard.objects.get(run=run, kind=LATENTS, index=index).worker]
+        assert [shard.worker for shard in got if shard] == [
+            RunShard.objects.get(run=run, kind=LATENTS, index=index).worker
+        ]
 
 
 def test_a_silent_claim_can_be_taken_and_a_fresh_one_not(run: Run) -> None:
@@ -204,7 +206,9 @@ def test_the_figures_of_a_run_are_numpys(run: Run) -> None:
     index = np.arange(D_SAE)
     stats, facts = synthetic.statistics(index), synthetic.decoder_facts(index)
     live = stats.firings > 0
-    assert found["counts"] == dict(zip(("dead", "rare", "alive", "dense"), np.bincount(stats.status).tolist(), strict=True))
+    assert found["counts"] == dict(
+        zip(("dead", "rare", "alive", "dense"), np.bincount(stats.status).tolist(), strict=True)
+    )
     steps = np.arange(101) / 100
     for column in store.SORTABLE:
         values = np.asarray(getattr(stats if hasattr(stats, column) else facts, column))[live]
@@ -220,6 +224,9 @@ def test_the_figures_of_a_run_are_numpys(run: Run) -> None:
     scatter = np.array(found["scatter"]["counts"])
     shown = live & ~np.isnan(stats.kurtosis)
     assert scatter.sum() == shown.sum()
-    assert scatter.sum(1).tolist() == np.bincount(
-        np.clip(np.floor((np.log10(stats.density[shown]) + 8) / 0.125), 0, 63).astype(int), minlength=64
-    ).tolist()
+    assert (
+        scatter.sum(1).tolist()
+        == np.bincount(
+            np.clip(np.floor((np.log10(stats.density[shown]) + 8) / 0.125), 0, 63).astype(int), minlength=64
+        ).tolist()
+    )
