@@ -20,7 +20,9 @@ def clean() -> None:
     """Drop what no run needs any more; one process at a time, as often as one likes."""
     with store.alone("cleaning", 0) as mine:
         if mine:
-            store.drop_retired()
+            store.drop_leftovers()
+            if settings.DROP_RETIRED_AFTER_DAYS:
+                store.drop_retired(settings.DROP_RETIRED_AFTER_DAYS * 86400)
             clean_spool()
 
 

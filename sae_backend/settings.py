@@ -23,6 +23,8 @@ DEVICE = env("DEVICE", default="auto")  # "auto", "cpu", "cuda", "cuda:1" …
 COMPUTE_DTYPE = env("COMPUTE_DTYPE", default="auto")  # "auto", "float32", "bfloat16"
 WORKER_HEARTBEAT_SECONDS = env.float("WORKER_HEARTBEAT_SECONDS", default=5.0)
 STALLED_SECONDS = env.float("STALLED_SECONDS", default=60.0)  # a claim without a heartbeat for so long is free again
+# Superseded runs keep their pinned links alive; with a number of days they are dropped so long after, unless pinned.
+DROP_RETIRED_AFTER_DAYS = env.float("DROP_RETIRED_AFTER_DAYS", default=0.0)  # 0 keeps them for ever
 LIST_TIMEOUT_MS = env.int("LIST_TIMEOUT_MS", default=5000)
 
 

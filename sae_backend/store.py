@@ -356,17 +356,19 @@ def _stop(run_id: int, state: str, message: str) -> bool:
 
 
 def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
-    """Drop retired runs past their grace, unless pinned, and what a killed process left of others; needs autocommit.
-
-    Returns the runs dropped.
-    """
+    """Drop retired runs past their grace, unless pinned; which runs. Needs autocommit."""
     cutoff = timezone.now() - timedelta(seconds=grace_seconds)
     old = Run.objects.filter(state=Run.State.RETIRED, retired_at__lt=cutoff, pinned=False)
     dropped = [pk for pk in old.values_list("pk", flat=True) if old.filter(pk=pk).update(state=Run.State.DROPPED)]
+    drop_leftovers()
+    return dropped
+
+
+def drop_leftovers() -> None:
+    """Drop the tables of runs that nobody reads or writes any more; needs autocommit."""
     for run_id in _gone_with_tables():
         for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
             _detach_and_drop(parent, table)
-    return dropped
 
 
 def _gone_with_tables() -> list[int]:

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
 from django.utils import timezone
 
-from sae_backend import store
+from sae_backend import cleaning, store
 from sae_backend.models import Run, Sae
 from tests.backend import synthetic
 from tests.backend.synthetic import a_dataset, a_run, a_sae, published
@@ -140,6 +141,16 @@ def test_a_run_is_dropped_after_its_grace_and_not_before(run: Run) -> None:
     assert (first.state, synthetic.tables(first)) == (Run.State.DROPPED, [])
     assert synthetic.query(f"select count(*) from latent where run_id = {second.pk}") == [(SMALL,)]
     assert store.drop_retired() == []
+
+
+def test_superseded_runs_stay_for_their_links_unless_the_site_limits_their_days(run: Run, settings: Any) -> None:
+    first, _ = published(run.sae, run.dataset), published(run.sae, run.dataset)
+    retire_long_ago(first)
+    cleaning.clean()
+    assert len(synthetic.tables(first)) == 2
+    settings.DROP_RETIRED_AFTER_DAYS = 1 / 24
+    cleaning.clean()
+    assert synthetic.tables(first) == []
 
 
 def test_a_pinned_run_is_kept_for_ever(run: Run) -> None:
