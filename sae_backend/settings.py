@@ -140,10 +140,9 @@ CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 6 * 3600,
-    # 0 goes first: a run that has begun is finished before the next one's contexts
+    # 0 (the default) goes first: a run that has begun is finished before the next one's contexts
     "priority_steps": [0, 3, 6],
     "queue_order_strategy": "priority",
 }
-CELERY_TASK_DEFAULT_PRIORITY = 0
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False

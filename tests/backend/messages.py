@@ -30,10 +30,15 @@ def take() -> tuple[str, list[Any]] | None:
 
 def carry_out(errors: list[str] | None = None) -> list[str]:
     """Run every task that waits, and those that they send; their names. What a task raises stays in the log."""
+    return [name for name, _ in carry_out_with_runs(errors)]
+
+
+def carry_out_with_runs(errors: list[str] | None = None) -> list[tuple[str, int]]:
+    """The same, each name with the task's first argument: its run or import."""
     done = []
     while (next_one := take()) is not None:
         name, arguments = next_one
-        done.append(name)
+        done.append((name, arguments[0]))
         try:
             app.tasks[f"sae_backend.tasks.{name}"](*arguments)
         except Exception as error:

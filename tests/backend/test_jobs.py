@@ -62,6 +62,14 @@ def finished(run: Run) -> Run:
 # ---- from a checkpoint to pages ----
 
 
+def test_a_run_that_has_begun_is_finished_before_the_next_ones_contexts(sae: Sae, dataset: Dataset) -> None:
+    quick = {name: value for name, value in demo.QUICK.items() if name != "shard_contexts"}
+    first, second = (jobs.new_run(sae, dataset, shard_contexts=24, **quick | {"shard_latents": 512}) for _ in range(2))
+    order = messages.carry_out_with_runs()
+    one = [("compute_contexts", first.pk)] * 2 + [("load_latents", first.pk)] * 2 + [("publish_run", first.pk)]
+    assert order == one + [(name, second.pk) for name, _ in one]
+
+
 def test_a_checkpoint_becomes_an_sae_with_a_live_run(lm: LanguageModel, dataset: Dataset) -> None:
     row = demo.an_import(lm, dataset)
     jobs.import_sae(row.pk)
