@@ -285,7 +285,9 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
 def load(source: str, dtype: torch.dtype = torch.float32, device: str = "cpu", revision: str | None = None) -> LM:
     """Load from a local folder or a hub name; attention fused where the architecture allows it."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of reading the weights: noise in a terminal, and in a worker's log
     tokenizer = load_tokenizer(source, revision)
     with _explained(source):
         hf = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, use_safetensors=True)
