@@ -178,7 +178,7 @@ def frontier(place: tuple[str, str, str], points: list[Point]) -> Frontier:
     x0, x1 = _log_span([p.l0 for p in points])
     y0, y1 = _log_span([p.fvu for p in points])
     placed = [_place(p, x0, x1, y0, y1) for p in sorted(points, key=lambda p: (p.line, p.l0))]
-    xticks, yticks = _ticks_between(x0, x1), _ticks_between(y0, y1)
+    xticks, yticks = _octaves_between(x0, x1), _ticks_between(y0, y1)
     return Frontier(" ".join(place), *place, placed, _curves(placed), xticks, yticks)
 
 
@@ -207,8 +207,23 @@ def _curves(points: Sequence[Point]) -> list[Curve]:
 
 
 def _ticks_between(low: float, high: float) -> list[Tick]:
-    """Round numbers 1, 2, 5 × 10^n within a natural-log span."""
+    """Round numbers 1, 2, 5 × 10^n within a natural-log span, and some between where those are too few."""
     decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
-    values = [k * 10.0**n for n in decades for k in (1, 2, 5)]
+    for steps in ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
+        ticks = _at([k * 10.0**n for n in decades for k in steps], low, high)
+        if len(ticks) > 2:
+            break
+    return ticks
+
+
+def _octaves_between(low: float, high: float) -> list[Tick]:
+    """Powers of two, as k is chosen, or round numbers where the span holds fewer than two of them."""
+    octaves = range(math.floor(low / math.log(2)), math.ceil(high / math.log(2)) + 1)
+    ticks = _at([2.0**n for n in octaves], low, high)
+    return ticks if len(ticks) > 1 else _ticks_between(low, high)
+
+
+def _at(values: Sequence[float], low: float, high: float) -> list[Tick]:
+    """Ticks of those values that lie within a natural-log span."""
     inside = [v for v in values if low <= math.log(v) <= high]
     return [Tick(round(100 * (math.log(v) - low) / (high - low), 2), f"{v:g}") for v in inside]
