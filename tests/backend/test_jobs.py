@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connection
 from django.utils import timezone
+from safetensors import SafetensorError
 
 from sae_backend import cleaning, jobs, packing, queue, store
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
@@ -207,11 +207,13 @@ def test_a_shard_that_cannot_be_computed_fails_its_run_and_stops_the_others(sae:
 def test_a_spool_that_cannot_be_written_is_a_sentence_that_names_the_directory(sae: Sae, dataset: Dataset) -> None:
     run = jobs.new_run(sae, dataset, **demo.QUICK)
     spool = cleaning.spool(run.pk)
-    (spool / f".contexts-000000.safetensors.{os.getpid()}").mkdir(parents=True)  # where the shard's file would be
+    (spool / "contexts-000000.safetensors").mkdir(parents=True)  # where the shard's file would be
     messages.carry_out([])
     assert fresh(run).state == Run.State.FAILED
     assert run.error.startswith(f"{django_settings.STORE_DIR} cannot be used: ")
-    assert "(os error " in run.error and "It needs free space" in run.error
+    assert "Is a directory" in run.error and "It needs free space" in run.error
+    full = jobs._sentence(SafetensorError("I/O error: No space left on device (os error 28)"))
+    assert full.startswith(f"{django_settings.STORE_DIR} cannot be used: ")
 
 
 def test_a_fault_of_ours_is_admitted(sae: Sae, dataset: Dataset) -> None:
