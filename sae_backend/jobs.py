@@ -55,6 +55,11 @@ def compute_dtype() -> str:
 @lru_cache(maxsize=2)
 def _lm(pk: int, dtype: str) -> LM:
     row = LanguageModel.objects.get(pk=pk)
+    if language_model.sha256(row.source, row.revision or None) != row.sha256:
+        raise LanguageModelError(
+            f"the files of {row.name} in {row.source} are not those it was added with; put those back, or add the "
+            "changed ones under another name"
+        )
     return language_model.load(row.source, getattr(torch, dtype), device(), row.revision or None)
 
 

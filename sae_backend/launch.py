@@ -197,9 +197,17 @@ def build_static(launcher: Launcher) -> None:
         built.write_text(state)
 
 
+def port_wanted() -> int:
+    """PORT, or 8000."""
+    words = os.environ.get("PORT") or "8000"
+    if not words.isdecimal() or not 0 < int(words) < 65536:
+        raise LaunchError(f"PORT is {words!r}; it must be a number from 1 to 65535, as in PORT=8001 make demo.")
+    return int(words)
+
+
 def start_site(launcher: Launcher) -> str:
     """Bring everything up; the address."""
-    host, port = os.environ.get("HOST") or "127.0.0.1", int(os.environ.get("PORT") or 8000)
+    host, port = os.environ.get("HOST") or "127.0.0.1", port_wanted()
     claim_port(host, port)
     say("Starting PostgreSQL and Redis …")
     launcher.start_servers()

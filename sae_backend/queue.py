@@ -47,12 +47,14 @@ def send(shard: RunShard) -> None:
 def continue_after_contexts(run_id: int) -> None:
     """The last shard of contexts sends the shards of latents."""
     if store.advance(run_id, RunShard.Kind.CONTEXTS, Run.State.LOADING):
+        store.log(run_id, "all contexts are encoded; statistics, examples and weights of the latents follow")
         enqueue(run_id)
 
 
 def continue_after_latents(run_id: int) -> None:
     """The last shard of latents sends the publication."""
     if store.advance(run_id, RunShard.Kind.LATENTS, Run.State.SEALED):
+        store.log(run_id, "all latents are loaded; indexes and publication follow")
         enqueue(run_id)
 
 

@@ -25,8 +25,7 @@ def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
         ) from error
     known = LanguageModel.objects.filter(sha256=digest).first()
     if known is not None:
-        LanguageModel.objects.filter(pk=known.pk).update(source=source, revision=revision)  # it may have moved
-        return known
+        return _as_known(known, name, source, revision)
     if LanguageModel.objects.filter(name=name).exists():
         raise language_model.LanguageModelError(f"another language model is called {name!r}; choose another name")
     lm = language_model.load(source, revision=revision or None)
@@ -37,6 +36,20 @@ def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
         d_model=shape.d_model, n_layers=shape.n_layers, n_ctx=shape.n_ctx, d_vocab=shape.d_vocab,
         vocabulary=packing.pack_vocabulary(tokens, special),
     )  # fmt: skip
+
+
+def _as_known(known: LanguageModel, name: str, source: str, revision: str) -> LanguageModel:
+    """The row of files that are here already, pointed at them again only if they have moved."""
+    if known.name != name:
+        raise language_model.LanguageModelError(f"these are the files of {known.name!r}, which is here: use that")
+    try:
+        moved = language_model.sha256(known.source, known.revision or None) != known.sha256
+    except (OSError, language_model.LanguageModelError):
+        moved = True
+    if moved:
+        LanguageModel.objects.filter(pk=known.pk).update(source=source, revision=revision)
+        known.refresh_from_db()
+    return known
 
 
 def register_dataset(

@@ -173,9 +173,9 @@ def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
 def _begin(run_id: int) -> None:
     """The first claim takes a run out of the queue."""
     now = timezone.now()
-    Run.objects.filter(pk=run_id, state=Run.State.QUEUED).update(
-        state=Run.State.COMPUTING, started_at=now, heartbeat_at=now
-    )
+    queued = Run.objects.filter(pk=run_id, state=Run.State.QUEUED)
+    if queued.update(state=Run.State.COMPUTING, started_at=now, heartbeat_at=now):
+        log(run_id, "begun")
 
 
 def _free_hung_loader(run_id: int, kind: str, index: int) -> None:

@@ -42,7 +42,7 @@ def _stage(row: SaeImport) -> str:
         return "imported" if row.state == SaeImport.State.DONE else "importing" if row.state == "running" else "queued"
     if row.run.state == Run.State.FAILED:
         return f"failed: {row.run.error}"
-    if row.run.state == Run.State.LIVE:
+    if row.run.state in (Run.State.LIVE, Run.State.RETIRED):
         return f"ready at /s/{row.run.sae.public_id}"
     return str(Run.State(row.run.state).label).lower()
 

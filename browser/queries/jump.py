@@ -18,7 +18,7 @@ NAMED = re.compile(r"(?P<name>.*?\S)(?:[/ ]+(?P<index>[\d\s,_]+))?")
 
 def meaning(words: str, here: str, host: str) -> str:
     """The address that words mean on a page of the SAE `here` ("" elsewhere); NotFound explains itself."""
-    words = words.strip()
+    words = words.replace("\0", "").strip()
     if url := _own_url(words, host):
         return url
     if index := re.fullmatch(r"#?([\d\s,_]+)", words):

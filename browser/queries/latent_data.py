@@ -31,6 +31,7 @@ def data(resolved: ResolvedSae, index: int) -> dict[str, Any]:
         "lm": sae.lm.name,
         "hook_name": sae.hook_name,
         "run": run.number,
+        "dtype": run.config.get("dtype"),
         "dataset": run.dataset.name,
         "index": index,
         "stats": latent.values,

@@ -82,8 +82,9 @@ def sae_latents_json(request: HttpRequest, ref: str) -> HttpResponse:
 
 @require_safe
 def sae_latents_csv(request: HttpRequest, ref: str) -> StreamingHttpResponse:
-    """Every latent that the filter lets through, not only a page of them."""
-    resolved, wanted = saes.resolve(ref), _filter(request)
+    """Every latent that the filter lets through, not only a page of them; by index unless another order is asked."""
+    resolved = saes.resolve(ref)
+    wanted = latent_list.read_filter({"sort": "index", **request.GET.dict()}, request.GET.getlist("status"))
     name = f"{resolved.sae.slug}-r{resolved.run.number}-latents.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingHttpResponse(_csv(resolved, wanted), content_type="text/csv; charset=utf-8", headers=headers)

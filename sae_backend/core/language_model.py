@@ -309,6 +309,8 @@ def folder(source: str, revision: str | None = None) -> Path:
     """The model's files on this machine; a hub name is resolved (and fetched, where allowed) first."""
     if Path(source).is_dir():
         return Path(source)
+    if Path(source).is_absolute() or source.startswith("."):
+        raise LanguageModelError(f"{source} is no folder; give one with config.json, tokenizer and safetensors weights")
     from huggingface_hub import snapshot_download
 
     with _explained(source):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from browser.management import progress
+from sae_backend import jobs, registry
+from sae_backend.core.language_model import LanguageModelError
 from sae_backend.models import Dataset, Document, LanguageModel, Run, SaeImport
 from tests.backend import demo, messages, synthetic
 
@@ -60,7 +63,9 @@ def a_worker() -> Iterator[None]:
 
 def test_a_language_model_is_registered_once_whatever_it_is_called() -> None:
     assert said("add_model", "first", demo.DEMO / "model").startswith("first: ")
-    assert said("add_model", "second", demo.DEMO / "model").startswith("first: ")
+    assert said("add_model", "first", demo.DEMO / "model").startswith("first: ")
+    with pytest.raises(CommandError, match="these are the files of 'first', which is here: use that"):
+        said("add_model", "second", demo.DEMO / "model")
     assert LanguageModel.objects.count() == 1
 
 
@@ -186,3 +191,21 @@ def test_an_import_whose_run_was_published_once_is_good(state: str, good: bool) 
         name="old", source="x", lm=dataset.lm, state=SaeImport.State.DONE, sae=run.sae, run=run
     )
     assert progress.watch([row.pk], io.StringIO()) is good
+
+
+def test_a_model_is_not_pointed_elsewhere_while_its_files_are_in_place(lm: LanguageModel, tmp_path: Path) -> None:
+    shutil.copytree(lm.source, tmp_path / "copy")
+    assert registry.register_lm(lm.name, str(tmp_path / "copy")).source == lm.source
+    LanguageModel.objects.filter(pk=lm.pk).update(source=str(tmp_path / "gone"))
+    assert registry.register_lm(lm.name, str(tmp_path / "copy")).source == str(tmp_path / "copy")
+
+
+def test_a_model_whose_files_have_changed_is_refused_by_the_worker(lm: LanguageModel, tmp_path: Path) -> None:
+    shutil.copytree(lm.source, tmp_path / "copy")
+    with (tmp_path / "copy" / "config.json").open("a") as file:
+        file.write(" ")
+    LanguageModel.objects.filter(pk=lm.pk).update(source=str(tmp_path / "copy"))
+    jobs._lm.cache_clear()
+    with pytest.raises(LanguageModelError, match="not those it was added with"):
+        jobs._lm(lm.pk, "float32")
+    jobs._lm.cache_clear()

@@ -14,7 +14,7 @@ from django.db import connection
 from django.utils import timezone
 from safetensors import SafetensorError
 
-from sae_backend import cleaning, jobs, packing, queue, store
+from sae_backend import cleaning, jobs, packing, queue, registry, store
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from tests.backend import demo, messages, synthetic
 from tests.backend.synthetic import CONTEXTS, LATENTS
@@ -169,11 +169,11 @@ def test_a_file_without_a_hook_point_asks_for_it(lm: LanguageModel) -> None:
     assert "--hook-name blocks." in failure(demo.an_import(lm, source=source))
 
 
-def test_weights_of_another_language_model_are_not_run_on_this_one(sae: Sae) -> None:
-    other = LanguageModel.objects.get(pk=sae.lm_id)
-    other.pk, other.name, other.sha256 = None, "other", "1" * 64
-    other.save()
-    row = demo.an_import(other)
+def test_weights_of_another_language_model_are_not_run_on_this_one(sae: Sae, tmp_path: Path) -> None:
+    shutil.copytree(sae.lm.source, tmp_path / "other")
+    with (tmp_path / "other" / "config.json").open("a") as file:
+        file.write(" ")
+    row = demo.an_import(registry.register_lm("other", str(tmp_path / "other")))
     jobs.import_sae(row.pk)
     assert fresh(row).error.startswith(f"these weights are here already, as {sae.name} of demo")
 

@@ -196,3 +196,8 @@ def test_every_static_file_that_a_template_names_is_there() -> None:
 )  # fmt: skip
 def test_numbers_are_printed_for_people(printed: str, expected: str) -> None:
     assert printed == expected
+
+
+@pytest.mark.django_db
+def test_a_nul_in_the_jump_box_is_no_error(client: Client) -> None:
+    assert client.get("/go", {"q": "\0nothing"}).status_code == 404

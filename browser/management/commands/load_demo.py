@@ -42,10 +42,14 @@ class Command(BaseCommand):
             raise CommandError("part of the demo could not be computed: see above, and /jobs")
 
     def _text(self, tokens: int) -> tuple[LanguageModel, Dataset]:
+        from sae_backend.core.language_model import LanguageModelError
         from sae_backend.registry import register_dataset, register_lm
 
         self.stdout.write("Reading the language model and tokenizing the standard library …")
-        lm = register_lm(MODEL, str(settings.BASE_DIR / "demo" / "model"))
+        try:
+            lm = register_lm(MODEL, str(settings.BASE_DIR / "demo" / "model"))
+        except LanguageModelError as error:
+            raise CommandError(str(error)) from error
         return lm, register_dataset(DATASET, "this machine's Python", lm, _shuffled(), CTX_LEN, tokens)
 
     def _import(self, path: str, extra: dict[str, str], lm: LanguageModel, dataset: Dataset) -> SaeImport:
