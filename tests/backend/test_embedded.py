@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,7 +37,8 @@ def data(tmp_path: Path) -> Iterator[Path]:
             directory.chmod(0o755)
     yield tmp_path / "var"
     for process in servers_in(tmp_path / "var"):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it may be ending just now
+            process.kill()
 
 
 def servers_in(data: Path) -> list[psutil.Process]:
