@@ -3,12 +3,13 @@ VENV ?= .venv
 PORT ?= 8000
 HOST ?= 127.0.0.1
 PYTEST ?=
+TRAIN ?=
 BIN := $(VENV)/bin
 LAUNCH := exec $(BIN)/python -m sae_backend.launch --stop-with-parent
 export PORT HOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run worker shell test test-core lint types check bench
+.PHONY: help setup demo run worker shell test test-core lint types check bench train-demo
 
 help:  ## list what can be made
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ types: $(VENV)/.installed-tests  ## check types
 	@$(BIN)/mypy
 
 check: lint types test  ## what continuous integration runs
+
+train-demo: $(VENV)/.installed  ## train the demo's model and SAEs again, about 90 minutes (TRAIN="--quick" proves the script in one)
+	@$(BIN)/python -m demo.train $(TRAIN)
 
 bench: $(VENV)/.installed  ## time the computation
 	@$(BIN)/python -m bench
