@@ -39,7 +39,8 @@ def normalised(sae: SparseAutoencoder, x: Floats) -> tuple[Floats, Floats, Float
 def own_scale(sae: SparseAutoencoder, x: Floats) -> Floats:
     """Activations [n d_sae] on the checkpoint's scale."""
     w = {name: t.numpy().astype(np.float64) for name, t in sae.tensors().items()}
-    pre = normalised(sae, x)[0] @ w["W_enc"] + w["b_enc"]
+    # no BLAS: its threads give a token other last bits at another place, and equal tokens would not be equal
+    pre = np.einsum("ni,ij->nj", normalised(sae, x)[0], w["W_enc"]) + w["b_enc"]
     if sae.cfg.architecture == "topk":
         factor = np.linalg.norm(w["W_dec"], axis=1) if sae.cfg.rank_by_decoder_norm else 1.0
         return np.where(top_k(pre * factor, sae.cfg.k or 0) > 0, pre, 0)
