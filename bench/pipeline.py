@@ -68,7 +68,7 @@ def _save(sae: Any, path: Path) -> Path:
 
 
 def _run(checkpoint: Path, lm: Any, dataset: Any) -> Any:
-    from sae_backend import jobs, store
+    from sae_backend import jobs, runs
     from sae_backend.models import Run, SaeImport
 
     imported = SaeImport.objects.create(name=checkpoint.name, source=str(checkpoint), lm=lm)
@@ -76,7 +76,7 @@ def _run(checkpoint: Path, lm: Any, dataset: Any) -> Any:
     imported.refresh_from_db()
     assert imported.sae is not None, imported.error
     _warm_up(imported.sae, dataset)
-    run = store.create_run(imported.sae, dataset, jobs.run_config())
+    run = runs.create(imported.sae, dataset, jobs.run_config())
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING, started_at=run.created_at)
     _time(run.pk, imported.sae.d_sae)
     run.refresh_from_db()
@@ -86,16 +86,16 @@ def _run(checkpoint: Path, lm: Any, dataset: Any) -> Any:
 
 def _warm_up(sae: Any, dataset: Any) -> None:
     """Compile the kernels and load the model before anything is timed."""
-    from sae_backend import jobs, store
+    from sae_backend import jobs, runs, store
     from sae_backend.models import Run, RunShard
 
-    run = store.create_run(sae, dataset, jobs.run_config() | {"shard_contexts": 16, "shard_latents": 64})
+    run = runs.create(sae, dataset, jobs.run_config() | {"shard_contexts": 16, "shard_latents": 64})
     RunShard.objects.filter(run=run, index__gt=0).delete()
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING)
     jobs.compute_contexts(run.pk, 0)
     jobs.load_latents(run.pk, 0)
-    store.fail(run.pk, "only a warm-up")
-    Run.objects.filter(pk=run.pk).update(state=Run.State.CANCELLED)
+    runs.cancel(run.pk)
+    store.drop_tables(run.pk)
     jobs.forget()
 
 

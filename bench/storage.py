@@ -46,19 +46,20 @@ def _dump(cursor: Any, table: str) -> bytes:
 
 def _load_as_workers_do(run: Any) -> float:
     """Seconds to load every latent of a second run, shard by shard; that run is thrown away."""
-    from sae_backend import store
+    from sae_backend import claims, runs, store
     from sae_backend.models import Run, RunShard
 
-    again = store.create_run(run.sae, run.dataset, run.config)
+    again = runs.create(run.sae, run.dataset, run.config)
     Run.objects.filter(pk=again.pk).update(state=Run.State.LOADING)
     spent = 0.0
     for index, result in enumerate(_results(run)):
-        shard = store.claim(again.pk, RunShard.Kind.LATENTS, index, "bench")
+        shard = claims.claim(again.pk, RunShard.Kind.LATENTS, index, "bench")
         assert shard is not None
         begun = time.perf_counter()
         store.load_latents(shard, result)
         spent += time.perf_counter() - begun
-    store.cancel(again.pk)
+    runs.cancel(again.pk)
+    store.drop_tables(again.pk)
     return spent
 
 

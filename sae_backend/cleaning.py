@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from django.conf import settings
 
-from sae_backend import store
+from sae_backend import locks, spool, store
 from sae_backend.models import UNFINISHED, Run
-
-
-def spool(run_id: int) -> Path:
-    """Where a run's activations wait for their latents; on storage that all workers share."""
-    return settings.STORE_DIR / "spool" / str(run_id)
 
 
 def clean() -> None:
     """Drop what no run needs any more; one process at a time, as often as one likes."""
-    with store.alone("cleaning", 0) as mine:
+    with locks.alone("cleaning", 0) as mine:
         if mine:
             store.drop_leftovers()
             if settings.DROP_RETIRED_AFTER_DAYS:
@@ -28,9 +22,9 @@ def clean() -> None:
 
 def clean_spool() -> list[int]:
     """Delete the activations of runs that have ended, however they did; which runs."""
-    there = {int(p.name) for p in spool(0).parent.glob("*") if p.name.isdigit()}
+    there = {int(p.name) for p in spool.folder(0).parent.glob("*") if p.name.isdigit()}
     needed = Run.objects.filter(pk__in=there, state__in=UNFINISHED).values_list("pk", flat=True)
     ended = sorted(there - set(needed))
     for run_id in ended:
-        shutil.rmtree(spool(run_id), ignore_errors=True)
+        shutil.rmtree(spool.folder(run_id), ignore_errors=True)
     return ended

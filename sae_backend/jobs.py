@@ -19,8 +19,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 from safetensors import SafetensorError
 
-from sae_backend import identity, packing, queue, store
-from sae_backend.cleaning import spool
+from sae_backend import claims, identity, locks, packing, queue, runs, spool, store
 from sae_backend.core import checkpoints, fidelity, language_model
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
@@ -86,16 +85,12 @@ def latent_pass(run_id: int) -> LatentPass:
     lm = _lm(run.sae.lm_id, cfg.dtype)
     decoder = Decoder(_sae(run.sae_id), lm.unembedding())
     shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
-    return LatentPass([spool(run_id) / _file(s) for s in shards], decoder, cfg)
+    return LatentPass([spool.file(s) for s in shards], decoder, cfg)
 
 
 def _config(run: Run) -> RunConfig:
     known = RunConfig.__dataclass_fields__
     return RunConfig(**{k: v for k, v in run.config.items() if k in known})
-
-
-def _file(shard: RunShard) -> str:
-    return f"contexts-{shard.index:06d}.safetensors"
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -110,30 +105,30 @@ def run_config(**options: Any) -> dict[str, Any]:
 
 def new_run(sae: Sae, dataset: Any, **options: Any) -> Run:
     """A run with this machine's defaults, queued and sent."""
-    run = store.create_run(sae, dataset, run_config(**options))
-    store.log(run.pk, f"queued: {dataset.n_tokens:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
+    run = runs.create(sae, dataset, run_config(**options))
+    runs.log(run.pk, f"queued: {dataset.n_tokens:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
     queue.start(run.pk)
     return run
 
 
 def compute_contexts(run_id: int, index: int) -> None:
     """Encode one shard of contexts into the spool."""
-    shard = store.claim(run_id, RunShard.Kind.CONTEXTS, index, identity.worker())
+    shard = claims.claim(run_id, RunShard.Kind.CONTEXTS, index, identity.worker())
     if shard is None:
         return
     with _claimed(shard) as report:
         run = Run.objects.select_related("dataset__lm").get(pk=run_id)
         tokens = store.read_contexts(run.dataset, shard.lo, shard.hi)
         result = context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
-        if store.heartbeat(shard.pk, shard.worker, tokens.size):
-            result.save(spool(run_id) / _file(shard))
-            store.finish_contexts(shard)
+        if claims.heartbeat(shard.pk, shard.worker, tokens.size):
+            result.save(spool.file(shard))
+            claims.finish_contexts(shard)
     queue.continue_after_contexts(run_id)
 
 
 def load_latents(run_id: int, index: int) -> None:
     """Reduce one shard of latents and COPY its rows."""
-    shard = store.claim(run_id, RunShard.Kind.LATENTS, index, identity.worker())
+    shard = claims.claim(run_id, RunShard.Kind.LATENTS, index, identity.worker())
     if shard is None:
         return
     with _claimed(shard):
@@ -143,16 +138,16 @@ def load_latents(run_id: int, index: int) -> None:
 
 def publish(run_id: int) -> None:
     """Seal and publish a loaded run, then empty its spool."""
-    with store.alone("publish", run_id) as mine:
+    with locks.alone("publish", run_id) as mine:
         run = Run.objects.select_related("sae", "dataset").get(pk=run_id)
         if not mine or run.state != Run.State.SEALED:
             return
         with _explained(run_id):
             store.seal(run_id)
             store.publish(run_id, _figures(run))
-            store.log(run_id, "published")
+            runs.log(run_id, "published")
     forget()
-    shutil.rmtree(spool(run_id), ignore_errors=True)
+    shutil.rmtree(spool.folder(run_id), ignore_errors=True)
 
 
 def forget() -> None:
@@ -195,7 +190,7 @@ def _claimed(shard: RunShard) -> Iterator[Callable[[int], None]]:
     finally:
         ended.set()
         beat.join()
-    store.touch(shard.run_id)
+    claims.touch(shard.run_id)
 
 
 def _refuse_deadly(shard: RunShard) -> None:
@@ -209,7 +204,7 @@ def _refuse_deadly(shard: RunShard) -> None:
 def _beat(shard: RunShard, progress: list[int], ended: threading.Event) -> None:
     while not ended.wait(settings.WORKER_HEARTBEAT_SECONDS):
         try:
-            store.heartbeat(shard.pk, shard.worker, progress[0])
+            claims.heartbeat(shard.pk, shard.worker, progress[0])
         except DATABASE_AWAY:
             _leave_broken_connection()
     connections.close_all()
@@ -230,7 +225,7 @@ def _explained(run_id: int) -> Iterator[None]:
         _leave_broken_connection()
         raise
     except Exception as error:
-        store.fail(run_id, _sentence(error))
+        runs.fail(run_id, _sentence(error))
         raise
 
 
@@ -250,7 +245,7 @@ def _sentence(error: Exception) -> str:
 
 def import_sae(import_id: int) -> None:
     """From a checkpoint's path to an SAE in the store, and a run where a dataset was chosen."""
-    with store.alone("import", import_id) as mine:
+    with locks.alone("import", import_id) as mine:
         row = SaeImport.objects.select_related("lm", "dataset").get(pk=import_id)
         if not mine or row.state not in (SaeImport.State.QUEUED, SaeImport.State.RUNNING):
             return
@@ -281,7 +276,7 @@ def _imported(row: SaeImport) -> Sae:
     hook_name = _fitting_hook(loaded, row.lm)
     digest = loaded.identity()
     with transaction.atomic():
-        store.one_at_a_time("sae")
+        locks.one_at_a_time("sae")
         known = Sae.objects.select_related("lm").filter(sha256=digest).first()
         if known is not None:
             return _same_lm(known, row.lm)

@@ -104,8 +104,10 @@ class Run(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
     computed_at = models.DateTimeField(null=True)  # the last shard of contexts was done
+    loaded_at = models.DateTimeField(null=True)  # the last shard of latents was done
     live_at = models.DateTimeField(null=True)
     retired_at = models.DateTimeField(null=True)
+    stopped_at = models.DateTimeField(null=True)  # failed or cancelled
     heartbeat_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -116,6 +118,7 @@ class Run(models.Model):
 
 
 UNFINISHED = (Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING, Run.State.SEALED)
+RESUMABLE = (Run.State.FAILED, Run.State.CANCELLED)
 
 
 class RunShard(models.Model):
@@ -138,8 +141,12 @@ class RunShard(models.Model):
     state = models.CharField(max_length=8, choices=State.choices, default=State.TODO)
     worker = models.CharField(max_length=200, blank=True)
     backend_pid = models.IntegerField(null=True)  # of the COPY's connection: a hung loader is freed by terminating it
-    attempts = models.IntegerField(default=0)
+    attempts = models.IntegerField(default=0)  # claims so far; the latest is the only one that counts
+    deaths = models.IntegerField(default=0)  # workers that ended or fell silent in it
+    losses = models.IntegerField(default=0)  # times that its file in the spool was not what had been written
+    checksum = models.BigIntegerField(null=True)  # spool.checksum of that file
     progress = models.BigIntegerField(default=0)  # tokens (or latents) done inside the claim
+    claimed_at = models.DateTimeField(null=True)  # the present claim, or the one that did it
     heartbeat_at = models.DateTimeField(null=True)
     done_at = models.DateTimeField(null=True)
 

@@ -10,13 +10,13 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from sae_backend import store, tasks
+from sae_backend import claims, runs, spool, tasks
 from sae_backend.celery import app
-from sae_backend.models import UNFINISHED, Run, RunShard, SaeImport
+from sae_backend.models import RESUMABLE, UNFINISHED, Run, RunShard, SaeImport
 
 
 def start(run_id: int) -> None:
-    """Queue a new run's shards of contexts once the current transaction is committed."""
+    """Queue what is open of a run once the current transaction is committed."""
     transaction.on_commit(lambda: enqueue(run_id))
 
 
@@ -46,16 +46,31 @@ def send(shard: RunShard) -> None:
 
 def continue_after_contexts(run_id: int) -> None:
     """The last shard of contexts sends the shards of latents."""
-    if store.advance(run_id, RunShard.Kind.CONTEXTS, Run.State.LOADING):
-        store.log(run_id, "all contexts are encoded; statistics, examples and weights of the latents follow")
+    if runs.advance(run_id, RunShard.Kind.CONTEXTS, Run.State.LOADING):
+        runs.log(run_id, "all contexts are encoded; statistics, examples and weights of the latents follow")
         enqueue(run_id)
 
 
 def continue_after_latents(run_id: int) -> None:
     """The last shard of latents sends the publication."""
-    if store.advance(run_id, RunShard.Kind.LATENTS, Run.State.SEALED):
-        store.log(run_id, "all latents are loaded; indexes and publication follow")
+    if runs.advance(run_id, RunShard.Kind.LATENTS, Run.State.SEALED):
+        runs.log(run_id, "all latents are loaded; indexes and publication follow")
         enqueue(run_id)
+
+
+def cancel(run_id: int) -> bool:
+    """Stop a run at its owner's wish; True unless it had ended. Its workers notice at their next heartbeat."""
+    return runs.cancel(run_id)
+
+
+def resume(run_id: int) -> bool:
+    """Take a failed or cancelled run up where it stopped, with what is still there; True if it was."""
+    missing = spool.missing(Run.objects.get(pk=run_id))
+    if not runs.reopen(run_id, RESUMABLE, missing):
+        return False
+    runs.log(run_id, "resumed; what was computed is kept")
+    start(run_id)
+    return True
 
 
 def waiting() -> int:
@@ -68,7 +83,7 @@ def waiting() -> int:
 
 def take_over(worker: str) -> int:
     """Send again what a worker that is gone was at: its messages come back only after hours. How many shards."""
-    held = store.release(worker)
+    held = claims.release(worker)
     for shard in held:
         send(shard)
     for run in Run.objects.filter(state=Run.State.SEALED):
@@ -90,7 +105,7 @@ def sweep(stalled_seconds: float) -> int:
     for run in _silent(cutoff):
         # compare and set: of several workers that sweep, one sends
         if Run.objects.filter(pk=run.pk, heartbeat_at=run.heartbeat_at).update(heartbeat_at=timezone.now()):
-            store.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
+            runs.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
             enqueue(run.pk)
             found += 1
     return found + _imports(cutoff)

@@ -1,4 +1,4 @@
-"""Every write of computed results: create, claim, COPY, seal, publish, drop. Each step can be killed and repeated.
+"""Every write of computed results: contexts, latents, seal, publish, drop. Each step can be killed and repeated.
 
 A run loads stand-alone tables by binary COPY, one transaction a shard; `seal` indexes them once every shard is done;
 `publish` attaches them and moves the SAE's pointer in one short transaction. Readers see a run whole or not at all.
@@ -6,21 +6,18 @@ A run loads stand-alone tables by binary COPY, one transaction a shard; `seal` i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from sae_backend import packing, rows, summary
-from sae_backend.core.config import RunConfig
 from sae_backend.core.results import LatentShard
-from sae_backend.models import UNFINISHED, Dataset, LogLine, Run, RunShard, Sae
+from sae_backend.models import Dataset, Run, RunShard, Sae
 from sae_backend.rows import STATISTICS
 
 # what a table sorts by has an index of its own: (column, index) where the latent fired
@@ -32,28 +29,8 @@ class StoreError(Exception):
     """A step that the state of the run does not allow, with a sentence that says what to do."""
 
 
-def _tables(run_id: int) -> tuple[str, str]:
+def tables(run_id: int) -> tuple[str, str]:
     return f"latent_r{run_id}", f"latent_page_r{run_id}"
-
-
-@contextmanager
-def alone(what: str, key: int) -> Iterator[bool]:
-    """Hold a piece of work that one process at a time may do; False when another has it. It ends with the process."""
-    with connection.cursor() as cursor:
-        cursor.execute("select pg_try_advisory_lock(hashtext(%s), %s::int)", [what, key])
-        mine = bool(cursor.fetchone()[0])
-    try:
-        yield mine
-    finally:
-        if mine:
-            with suppress(OperationalError, InterfaceError), connection.cursor() as cursor:
-                cursor.execute("select pg_advisory_unlock(hashtext(%s), %s::int)", [what, key])
-
-
-def one_at_a_time(what: str) -> None:
-    """Wait until no other transaction is in this section; ours leaves it at its end."""
-    with connection.cursor() as cursor:
-        cursor.execute("select pg_advisory_xact_lock(hashtext(%s), 0)", [what])
 
 
 # ---- datasets ----------------------------------------------------------------------------------
@@ -105,138 +82,43 @@ def read_contexts(dataset: Dataset, lo: int, hi: int) -> npt.NDArray[np.uint32]:
     return ids.reshape(-1, dataset.ctx_len)
 
 
-# ---- a run's beginning ---------------------------------------------------------------------------
+# ---- latents ---------------------------------------------------------------------------------------
 
 
-def create_run(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
-    """A queued run with its shards and its stand-alone tables."""
-    if dataset.lm_id != sae.lm_id:
-        raise StoreError(f"{dataset.name} is tokenized for {dataset.lm.name}; {sae.name} belongs to {sae.lm.name}")
-    cfg = RunConfig(**{k: v for k, v in config.items() if k in RunConfig.__dataclass_fields__})
-    with transaction.atomic():
-        Sae.objects.select_for_update().get(pk=sae.pk)
-        number = 1 + max(sae.runs.values_list("number", flat=True), default=0)
-        run = Run.objects.create(
-            sae=sae, number=number, dataset=dataset, config=config, tokens_total=dataset.n_tokens
-        )
-        _create_tables(run.pk)
-        shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, cfg.shard_contexts)]
-        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents)
-        RunShard.objects.bulk_create(shards)
-    return run
-
-
-def _shards(run: Run, kind: str, n: int, size: int) -> Iterator[RunShard]:
-    for i, lo in enumerate(range(0, n, size)):
-        yield RunShard(run=run, kind=kind, index=i, lo=lo, hi=min(lo + size, n))
-
-
-def _create_tables(run_id: int) -> None:
+def create_tables(run_id: int) -> None:
+    """Empty stand-alone tables for a run's latents, in place of any that are there."""
+    drop_tables(run_id)
     with connection.cursor() as cursor:
-        for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
+        for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
             like = _LIKE.format(parent)
             cursor.execute(f"create table {table} ({like}, check (run_id = {run_id})) with (autovacuum_enabled = off)")
 
 
-def log(run_id: int, text: str, level: str = "info") -> None:
-    """A line of the run's log on its job page."""
-    LogLine.objects.create(run_id=run_id, text=text, level=level)
-
-
-# ---- claims --------------------------------------------------------------------------------------
-
-
-def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
-    """Take a shard by compare-and-set, or None when another has it, it is done, or the run does not want it."""
-    contexts = kind == RunShard.Kind.CONTEXTS
-    wanted = [Run.State.QUEUED, Run.State.COMPUTING] if contexts else [Run.State.LOADING]
-    _free_hung_loader(run_id, kind, index)
+def drop_tables(run_id: int) -> None:
+    """Drop the tables of a run that was never published."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            update sae_backend_runshard s
-            set state = 'claimed', worker = %s, heartbeat_at = now(), attempts = attempts + 1, progress = 0,
-                backend_pid = null
-            from sae_backend_run r
-            where s.run_id = %s and s.kind = %s and s.index = %s and r.id = s.run_id and r.state = any(%s)
-              and (s.state = 'todo' or s.state = 'claimed' and s.heartbeat_at < now() - make_interval(secs => %s))
-            returning s.id
-            """,
-            [worker, run_id, kind, index, wanted, settings.STALLED_SECONDS],
-        )
-        row = cursor.fetchone()
-    if row is not None and contexts:
-        _begin(run_id)
-    return None if row is None else RunShard.objects.select_related("run").get(pk=row[0])
+        for table in tables(run_id):
+            cursor.execute(f"drop table if exists {table}")
 
 
-def _begin(run_id: int) -> None:
-    """The first claim takes a run out of the queue."""
-    now = timezone.now()
-    queued = Run.objects.filter(pk=run_id, state=Run.State.QUEUED)
-    if queued.update(state=Run.State.COMPUTING, started_at=now, heartbeat_at=now):
-        log(run_id, "begun")
-
-
-def _free_hung_loader(run_id: int, kind: str, index: int) -> None:
-    """End the connection of a stalled claim: inside COPY it holds the shard's row, and no timeout ends it."""
+def holds(run: Run) -> bool:
+    """Whether the run's tables have the rows of every shard of latents that is done, and no others."""
+    done = run.shards.filter(kind=RunShard.Kind.LATENTS, state=RunShard.State.DONE)
+    expected = sum(hi - lo for lo, hi in done.values_list("lo", "hi"))
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            select pg_terminate_backend(a.pid)
-            from sae_backend_runshard s join pg_stat_activity a on a.pid = s.backend_pid
-            where s.run_id = %s and s.kind = %s and s.index = %s and s.state = 'claimed'
-              and s.heartbeat_at < now() - make_interval(secs => %s)
-              and a.backend_start < s.heartbeat_at and a.pid <> pg_backend_pid()
-            """,
-            [run_id, kind, index, settings.STALLED_SECONDS],
-        )
-
-
-def heartbeat(shard_id: int, worker: str, progress: int) -> bool:
-    """Say that the claim lives; False when it is no longer this worker's."""
-    alive = RunShard.objects.filter(pk=shard_id, worker=worker, state=RunShard.State.CLAIMED)
-    if not alive.update(heartbeat_at=timezone.now(), progress=progress):
-        return False
-    touch(RunShard.objects.values_list("run_id", flat=True).get(pk=shard_id))
+        cursor.execute("select count(*) from pg_class where relname = any(%s)", [list(tables(run.pk))])
+        if cursor.fetchone() != (2,):
+            return False
+        for table in tables(run.pk):
+            cursor.execute(f"select count(*) from {table}")
+            if cursor.fetchone() != (expected,):
+                return False
     return True
-
-
-def touch(run_id: int) -> None:
-    """Say that the run is worked on, and how many of its tokens are done."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            update sae_backend_run r set heartbeat_at = now(), tokens_done = (
-                select coalesce(sum(case when s.state = 'done' then (s.hi - s.lo) * d.ctx_len else s.progress end), 0)
-                from sae_backend_runshard s, sae_backend_dataset d
-                where s.run_id = r.id and s.kind = 'contexts' and d.id = r.dataset_id)
-            where r.id = %s
-            """,
-            [run_id],
-        )
-
-
-def release(worker: str) -> list[RunShard]:
-    """Give back every claim of a worker that is known to be gone; which they were."""
-    held = list(RunShard.objects.filter(worker=worker, state=RunShard.State.CLAIMED))
-    mine = RunShard.objects.filter(pk__in=[s.pk for s in held], worker=worker, state=RunShard.State.CLAIMED)
-    mine.update(state=RunShard.State.TODO)
-    return held
-
-
-def finish_contexts(shard: RunShard) -> bool:
-    """Mark a shard of contexts done once its file is in the spool; False when the claim was lost."""
-    mine = RunShard.objects.filter(pk=shard.pk, worker=shard.worker, state=RunShard.State.CLAIMED)
-    return bool(mine.update(state=RunShard.State.DONE, done_at=timezone.now()))
-
-
-# ---- latents ---------------------------------------------------------------------------------------
 
 
 def load_latents(shard: RunShard, result: LatentShard) -> bool:
     """COPY a shard's rows and mark it done, in one transaction; False, and no row, when claim or run is gone."""
-    latent, page = _tables(shard.run_id)
+    latent, page = tables(shard.run_id)
     _note_backend(shard)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("select state from sae_backend_run where id = %s for share", [shard.run_id])
@@ -268,22 +150,9 @@ def _note_backend(shard: RunShard) -> None:
 # ---- the end of a run --------------------------------------------------------------------------------
 
 
-def advance(run_id: int, kind: str, to: str) -> bool:
-    """Move a run on once all its shards of a kind are done; True for the one caller that moved it."""
-    before = Run.State.COMPUTING if kind == RunShard.Kind.CONTEXTS else Run.State.LOADING
-    stamp = {"computed_at": timezone.now()} if kind == RunShard.Kind.CONTEXTS else {}
-    with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run_id)
-        left = run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).exists()
-        if run.state != before or left:
-            return False
-        Run.objects.filter(pk=run_id).update(state=to, tokens_done=run.tokens_total, **stamp)
-    return True
-
-
 def seal(run_id: int) -> None:
     """Index a fully loaded run; outside a transaction, on tables nobody reads yet."""
-    latent, page = _tables(run_id)
+    latent, page = tables(run_id)
     with connection.cursor() as cursor:
         for table in (latent, page):
             cursor.execute(f"create unique index if not exists {table}_pk on {table} (run_id, index)")
@@ -298,7 +167,7 @@ def seal(run_id: int) -> None:
 
 def publish(run_id: int, figures: dict[str, Any]) -> None:
     """Attach a sealed run's tables and point its SAE at it; the run before is retired."""
-    latent, _ = _tables(run_id)
+    latent, _ = tables(run_id)
     if Run.objects.filter(pk=run_id, state=Run.State.SEALED).exists():  # whose rows no longer change
         figures = {**figures, **summary.from_tables(latent, SORTABLE)}
     with transaction.atomic(), connection.cursor() as cursor:
@@ -320,7 +189,7 @@ def publish(run_id: int, figures: dict[str, Any]) -> None:
 def _check_complete(run_id: int, d_sae: int) -> None:
     """Every latent once: the unique index that _attach needs rules out doubles."""
     with connection.cursor() as cursor:
-        for table in _tables(run_id):
+        for table in tables(run_id):
             cursor.execute(f"select count(*), min(index), max(index) from {table}")
             if cursor.fetchone() != (d_sae, 0, d_sae - 1):
                 raise StoreError(f"run {run_id} has lost rows in {table}; compute it again")
@@ -328,31 +197,11 @@ def _check_complete(run_id: int, d_sae: int) -> None:
 
 def _attach(run_id: int) -> None:
     with connection.cursor() as cursor:
-        for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
+        for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
             cursor.execute(f"alter table {table} reset (autovacuum_enabled)")
             cursor.execute(f"alter table {table} alter run_id set not null, alter index set not null")
             cursor.execute(f"alter table {table} add constraint {table}_pkey primary key using index {table}_pk")
             cursor.execute(f"alter table {parent} attach partition {table} for values in ({run_id})")
-
-
-def fail(run_id: int, message: str) -> None:
-    """Stop a run with a message for people; what it loaded is dropped. A finished run is left alone."""
-    if _stop(run_id, Run.State.FAILED, message):
-        log(run_id, message, "error")
-
-
-def cancel(run_id: int) -> None:
-    """Stop a run at its owner's wish."""
-    _stop(run_id, Run.State.CANCELLED, "")
-
-
-def _stop(run_id: int, state: str, message: str) -> bool:
-    stopped = Run.objects.filter(pk=run_id, state__in=UNFINISHED).update(state=state, error=message)
-    if stopped:
-        with connection.cursor() as cursor:
-            for table in _tables(run_id):
-                cursor.execute(f"drop table if exists {table}")
-    return bool(stopped)
 
 
 def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
@@ -367,7 +216,7 @@ def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
 def drop_leftovers() -> None:
     """Drop the tables of runs that nobody reads or writes any more; needs autocommit."""
     for run_id in _gone_with_tables():
-        for parent, table in zip(("latent", "latent_page"), _tables(run_id), strict=True):
+        for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
             _detach_and_drop(parent, table)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from django.db import connection
 
-from sae_backend import packing, store
+from sae_backend import claims, locks, packing, runs, store
 from sae_backend.core.results import DecoderStats, LatentShard, LatentStats, status_of
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.packing import Examples, Histogram, Logits, Neighbours
@@ -116,7 +116,7 @@ def a_sae(dataset: Dataset, d_sae: int = D_SAE) -> Sae:
 
 def a_run(sae: Sae, dataset: Dataset, state: str = Run.State.LOADING) -> Run:
     """A run whose contexts are done, unless an earlier state is asked for."""
-    run = store.create_run(sae, dataset, {"shard_contexts": 8, "shard_latents": SIZE})
+    run = runs.create(sae, dataset, {"shard_contexts": 8, "shard_latents": SIZE})
     if state == Run.State.LOADING:
         run.shards.filter(kind=CONTEXTS).update(state=RunShard.State.DONE)
     Run.objects.filter(pk=run.pk).update(state=state)
@@ -125,7 +125,7 @@ def a_run(sae: Sae, dataset: Dataset, state: str = Run.State.LOADING) -> Run:
 
 
 def load_shard(run_id: int, index: int, worker: str, slow: bool = False) -> bool:
-    claimed = store.claim(run_id, LATENTS, index, worker)
+    claimed = claims.claim(run_id, LATENTS, index, worker)
     return claimed is not None and store.load_latents(claimed, shard(claimed.lo, claimed.hi, slow))
 
 
@@ -137,13 +137,13 @@ def load(run: Run, worker: str = "loader", slow: bool = False) -> None:
 
 def load_and_seal(run: Run) -> None:
     load(run)
-    assert store.advance(run.pk, LATENTS, Run.State.SEALED)
+    assert runs.advance(run.pk, LATENTS, Run.State.SEALED)
     store.seal(run.pk)
 
 
 def publish_alone(run_id: int) -> bool:
     """Seal and publish as a worker does; False while another is at it, or its connection still is."""
-    with store.alone("publish", run_id) as mine:
+    with locks.alone("publish", run_id) as mine:
         if mine:
             store.seal(run_id)
             store.publish(run_id, {})

@@ -14,7 +14,7 @@ from django.db import connection
 from django.utils import timezone
 from safetensors import SafetensorError
 
-from sae_backend import cleaning, jobs, packing, queue, registry, store
+from sae_backend import claims, cleaning, jobs, packing, queue, registry, runs, spool, store
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from tests.backend import demo, messages, synthetic
 from tests.backend.synthetic import CONTEXTS, LATENTS
@@ -81,7 +81,7 @@ def test_a_checkpoint_becomes_an_sae_with_a_live_run(lm: LanguageModel, dataset:
     summary = row.run.summary
     assert sum(summary["counts"].values()) == D_SAE
     assert row.run.tokens_done == row.run.tokens_total == demo.CONTEXTS * demo.CTX_LEN
-    assert not cleaning.spool(row.run_id).exists()
+    assert not spool.folder(row.run_id).exists()
     [blob] = synthetic.query(f"select examples from latent_page_r{row.run_id} order by length(examples) desc limit 1")
     examples = packing.unpack_examples(blob[0])
     assert examples.context.max() < demo.CONTEXTS and examples.act.min() > 0
@@ -199,15 +199,13 @@ def test_a_shard_that_cannot_be_computed_fails_its_run_and_stops_the_others(sae:
     assert fresh(run).state == Run.State.FAILED and run.error == errors[0]
     assert "more than 5 means that the checkpoint is read wrongly" in run.error
     assert sum(run.shards.values_list("attempts", flat=True)) == 1
-    assert synthetic.tables(run) == []
     assert [(line.level, line.text) for line in run.log.order_by("pk")][-1] == ("error", run.error)
     assert sae.current_run is None
 
 
 def test_a_spool_that_cannot_be_written_is_a_sentence_that_names_the_directory(sae: Sae, dataset: Dataset) -> None:
     run = jobs.new_run(sae, dataset, **demo.QUICK)
-    spool = cleaning.spool(run.pk)
-    (spool / "contexts-000000.safetensors").mkdir(parents=True)  # where the shard's file would be
+    (spool.folder(run.pk) / "contexts-000000-1.safetensors").mkdir(parents=True)  # where the shard's file would be
     messages.carry_out([])
     assert fresh(run).state == Run.State.FAILED
     assert run.error.startswith(f"{django_settings.STORE_DIR} cannot be used: ")
@@ -297,7 +295,7 @@ def test_lost_messages_are_sent_again_once_nobody_is_at_work(sae: Sae, dataset: 
 def test_a_run_that_another_worker_is_at_is_not_sent_again(sae: Sae, dataset: Dataset) -> None:
     run = jobs.new_run(sae, dataset, **demo.QUICK)
     messages.forget()
-    store.claim(run.pk, CONTEXTS, 0, "another")
+    claims.claim(run.pk, CONTEXTS, 0, "another")
     assert queue.sweep(0) == 0
     run.shards.update(heartbeat_at=timezone.now() - timedelta(hours=1))
     assert queue.sweep(0) == 1
@@ -314,7 +312,7 @@ def test_a_run_whose_publisher_was_killed_is_published_by_the_next_sweep(sae: Sa
 
 
 def test_a_run_killed_before_its_first_message_begins_with_the_next_sweep(sae: Sae, dataset: Dataset) -> None:
-    run = store.create_run(sae, dataset, demo.QUICK)
+    run = runs.create(sae, dataset, demo.QUICK)
     assert queue.sweep(0) == 1
     finished(run)
 
@@ -323,10 +321,10 @@ def test_a_run_killed_before_its_first_message_begins_with_the_next_sweep(sae: S
 
 
 def test_the_spool_keeps_only_runs_that_are_not_finished(sae: Sae, dataset: Dataset) -> None:
-    runs = [jobs.new_run(sae, dataset, **demo.QUICK) for _ in range(3)]
-    for run in runs:
+    some = [jobs.new_run(sae, dataset, **demo.QUICK) for _ in range(3)]
+    for run in some:
         jobs.compute_contexts(run.pk, 0)
-    store.cancel(runs[0].pk)
-    Run.objects.filter(pk=runs[1].pk).update(state=Run.State.LIVE)  # and killed before its spool went
+    runs.cancel(some[0].pk)
+    Run.objects.filter(pk=some[1].pk).update(state=Run.State.LIVE)  # and killed before its spool went
     cleaning.clean()
-    assert [cleaning.spool(run.pk).exists() for run in runs] == [False, False, True]
+    assert [spool.folder(run.pk).exists() for run in some] == [False, False, True]

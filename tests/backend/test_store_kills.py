@@ -13,7 +13,7 @@ import pytest
 from django.conf import settings
 from django.db import connection, transaction
 
-from sae_backend import store
+from sae_backend import claims, runs, store
 from sae_backend.models import Run, RunShard, Sae
 from tests.backend import synthetic
 from tests.backend.nursery import Nursery
@@ -65,13 +65,13 @@ def test_killed_loaders_lose_and_double_nothing(nursery: Nursery, run: Run) -> N
     killed = 0
     while killed < KILLS:
         if done(run) > 12:  # begin afresh, with other shards half loaded
-            store.cancel(run.pk)
+            runs.cancel(run.pk)
             run = a_run(run.sae, run.dataset)
         child = nursery.born("load", run.pk, "loader", True)
         time.sleep(moments.uniform(0.01, 0.4))
         killed += nursery.kill(child)
         assert consistent(run)
-        store.release("loader")
+        claims.release("loader")
     assert nursery.ended(nursery.born("load", run.pk, "loader", False)) == 0
     assert consistent(run) and done(run) == D_SAE // SIZE
     assert synthetic.digest(run) == synthetic.digest(undisturbed)
@@ -86,7 +86,7 @@ def test_three_loaders_of_which_two_are_killed_share_a_run(nursery: Nursery, run
         assert nursery.kill(child)
     assert consistent(run)
     for i in range(2):
-        store.release(f"loader-{i}")
+        claims.release(f"loader-{i}")
     assert nursery.ended(children[2]) == 0
     synthetic.load(run, "last")
     assert synthetic.digest(run) == synthetic.digest(undisturbed)
@@ -101,7 +101,7 @@ def test_a_loader_that_hangs_inside_copy_is_freed_when_its_claim_runs_out(nurser
         cursor.execute("set statement_timeout = '10s'")
         with stalled_after(0.1):
             time.sleep(0.2)
-            taken = store.claim(run.pk, LATENTS, shard.index, "second")
+            taken = claims.claim(run.pk, LATENTS, shard.index, "second")
         cursor.execute("reset statement_timeout")
     assert taken is not None and taken.worker == "second"
     assert store.load_latents(taken, synthetic.shard(taken.lo, taken.hi))
@@ -112,7 +112,7 @@ def test_a_loader_that_hangs_inside_copy_is_freed_when_its_claim_runs_out(nurser
 
 def test_a_connection_that_has_the_number_of_a_dead_loader_is_left_alone(run: Run) -> None:
     """PostgreSQL gives process numbers out again; this one began after the loader's last sign of life."""
-    shard = store.claim(run.pk, LATENTS, 0, "dead")
+    shard = claims.claim(run.pk, LATENTS, 0, "dead")
     other = connection.copy()
     with other.cursor() as cursor:
         cursor.execute("select pg_backend_pid()")
@@ -122,7 +122,7 @@ def test_a_connection_that_has_the_number_of_a_dead_loader_is_left_alone(run: Ru
             f"update sae_backend_runshard set backend_pid = %s, heartbeat_at = {silent} where id = %s returning 1",
             pid, shard.pk,  # type: ignore[union-attr]
         )  # fmt: skip
-        assert store.claim(run.pk, LATENTS, 0, "second") is not None
+        assert claims.claim(run.pk, LATENTS, 0, "second") is not None
         cursor.execute("select 1")
     other.close()
 
@@ -165,7 +165,7 @@ def test_a_publisher_killed_at_any_moment_has_published_or_not_and_a_second_fini
     for _ in range(8):
         again = a_run(run.sae, run.dataset)
         synthetic.load(again)
-        assert store.advance(again.pk, LATENTS, Run.State.SEALED)
+        assert runs.advance(again.pk, LATENTS, Run.State.SEALED)
         child = nursery.born("publish", again.pk)
         time.sleep(moments.uniform(0.01, 0.25))
         nursery.kill(child)

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from sae_backend import store, summary
+from sae_backend import claims, runs, store, summary
 from sae_backend.models import Run, RunShard
 from tests.backend import synthetic
 from tests.backend.synthetic import CONTEXTS, D_SAE, LATENTS, SIZE, a_dataset, a_run, a_sae
@@ -53,64 +53,64 @@ def test_a_run_covers_every_context_and_every_latent_once(run: Run) -> None:
 def test_a_dataset_of_another_language_model_is_refused_by_name(run: Run) -> None:
     other = a_dataset()
     with pytest.raises(store.StoreError, match=f"words is tokenized for {other.lm.name}; sae 0 belongs to lm 0"):
-        store.create_run(run.sae, other, {})
+        runs.create(run.sae, other, {})
 
 
 def test_of_many_that_claim_a_shard_at_once_one_gets_it(run: Run) -> None:
     for index in range(4):
-        got = in_threads(8, lambda i, index=index: store.claim(run.pk, LATENTS, index, f"worker {i}"))
+        got = in_threads(8, lambda i, index=index: claims.claim(run.pk, LATENTS, index, f"worker {i}"))
         assert [shard.worker for shard in got if shard] == [
             RunShard.objects.get(run=run, kind=LATENTS, index=index).worker
         ]
 
 
 def test_a_silent_claim_can_be_taken_and_a_fresh_one_not(run: Run) -> None:
-    first = store.claim(run.pk, LATENTS, 0, "first")
-    assert store.claim(run.pk, LATENTS, 0, "second") is None
+    first = claims.claim(run.pk, LATENTS, 0, "first")
+    assert claims.claim(run.pk, LATENTS, 0, "second") is None
     stall(first, settings.STALLED_SECONDS - 5)
-    assert store.claim(run.pk, LATENTS, 0, "second") is None
+    assert claims.claim(run.pk, LATENTS, 0, "second") is None
     stall(first)
-    second = store.claim(run.pk, LATENTS, 0, "second")
+    second = claims.claim(run.pk, LATENTS, 0, "second")
     assert second is not None and (second.worker, second.attempts) == ("second", 2)
 
 
 def test_a_heartbeat_keeps_a_claim_and_tells_a_worker_that_lost_it(run: Run) -> None:
-    shard = store.claim(run.pk, LATENTS, 0, "first")
+    shard = claims.claim(run.pk, LATENTS, 0, "first")
     stall(shard)
-    assert store.heartbeat(shard.pk, "first", 5)  # type: ignore[union-attr]
-    assert store.claim(run.pk, LATENTS, 0, "second") is None
+    assert claims.heartbeat(shard.pk, "first", 5)  # type: ignore[union-attr]
+    assert claims.claim(run.pk, LATENTS, 0, "second") is None
     stall(shard)
-    assert store.claim(run.pk, LATENTS, 0, "second") is not None
-    assert not store.heartbeat(shard.pk, "first", 6)  # type: ignore[union-attr]
+    assert claims.claim(run.pk, LATENTS, 0, "second") is not None
+    assert not claims.heartbeat(shard.pk, "first", 6)  # type: ignore[union-attr]
 
 
 def test_no_shard_can_be_claimed_before_its_stage_or_after_it(run: Run) -> None:
-    assert store.claim(run.pk, CONTEXTS, 0, "late") is None
+    assert claims.claim(run.pk, CONTEXTS, 0, "late") is None
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING)
-    assert store.claim(run.pk, LATENTS, 0, "early") is None
+    assert claims.claim(run.pk, LATENTS, 0, "early") is None
 
 
 def test_claims_of_a_worker_that_ended_are_given_back(run: Run) -> None:
     for index, worker in enumerate(("gone", "gone", "alive")):
-        store.claim(run.pk, LATENTS, index, worker)
+        claims.claim(run.pk, LATENTS, index, worker)
     synthetic.load_shard(run.pk, 3, "gone")
-    assert [shard.index for shard in store.release("gone")] == [0, 1]
-    assert [store.claim(run.pk, LATENTS, i, "next") is not None for i in range(4)] == [True, True, False, False]
+    assert [shard.index for shard in claims.release("gone")] == [0, 1]
+    assert [claims.claim(run.pk, LATENTS, i, "next") is not None for i in range(4)] == [True, True, False, False]
 
 
 def test_tokens_done_follow_the_shards(run: Run) -> None:
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING)
     run.shards.filter(kind=CONTEXTS).update(state=RunShard.State.TODO)
-    first = store.claim(run.pk, CONTEXTS, 0, "worker")
-    assert first is not None and store.finish_contexts(first)
-    second = store.claim(run.pk, CONTEXTS, 1, "worker")
-    assert store.heartbeat(second.pk, "worker", 40)  # type: ignore[union-attr]
+    first = claims.claim(run.pk, CONTEXTS, 0, "worker")
+    assert first is not None and claims.finish_contexts(first)
+    second = claims.claim(run.pk, CONTEXTS, 1, "worker")
+    assert claims.heartbeat(second.pk, "worker", 40)  # type: ignore[union-attr]
     run.refresh_from_db()
     assert (run.tokens_done, run.tokens_total) == (8 * 8 + 40, 24 * 8)
 
 
 def test_loading_a_shard_twice_doubles_nothing(run: Run) -> None:
-    shard = store.claim(run.pk, LATENTS, 0, "loader")
+    shard = claims.claim(run.pk, LATENTS, 0, "loader")
     assert shard is not None
     result = synthetic.shard(shard.lo, shard.hi)
     assert [store.load_latents(shard, result) for _ in range(3)] == [True, False, False]
@@ -118,7 +118,7 @@ def test_loading_a_shard_twice_doubles_nothing(run: Run) -> None:
 
 
 def test_a_shard_pushed_by_four_connections_at_once_is_loaded_once(run: Run) -> None:
-    shard = store.claim(run.pk, LATENTS, 0, "loader")
+    shard = claims.claim(run.pk, LATENTS, 0, "loader")
     assert shard is not None
     result = synthetic.shard(shard.lo, shard.hi)
     assert sorted(in_threads(4, lambda _: store.load_latents(shard, result))) == [False, False, False, True]
@@ -126,34 +126,33 @@ def test_a_shard_pushed_by_four_connections_at_once_is_loaded_once(run: Run) -> 
 
 
 def test_what_a_worker_brings_after_it_lost_its_claim_is_refused(run: Run) -> None:
-    late = store.claim(run.pk, LATENTS, 0, "late")
+    late = claims.claim(run.pk, LATENTS, 0, "late")
     stall(late)
-    assert store.claim(run.pk, LATENTS, 0, "second") is not None
+    assert claims.claim(run.pk, LATENTS, 0, "second") is not None
     assert late is not None and not store.load_latents(late, synthetic.shard(late.lo, late.hi))
     assert synthetic.count(f"latent_r{run.pk}") == 0
 
 
-@pytest.mark.parametrize("stop", [lambda pk: store.fail(pk, "no"), store.cancel], ids=["failed", "cancelled"])
-def test_a_stopped_run_leaves_no_table_and_a_worker_that_finishes_writes_nothing(
+@pytest.mark.parametrize("stop", [lambda pk: runs.fail(pk, "no"), runs.cancel], ids=["failed", "cancelled"])
+def test_a_stopped_run_keeps_its_rows_and_a_worker_that_finishes_adds_none(
     run: Run, stop: Callable[[int], None]
 ) -> None:
     synthetic.load_shard(run.pk, 0, "loader")
-    late = store.claim(run.pk, LATENTS, 1, "late")
+    late = claims.claim(run.pk, LATENTS, 1, "late")
     stop(run.pk)
-    assert synthetic.tables(run) == []
     assert late is not None and not store.load_latents(late, synthetic.shard(late.lo, late.hi))
-    assert store.claim(run.pk, LATENTS, 2, "late") is None
-    assert not store.advance(run.pk, LATENTS, Run.State.SEALED)
-    assert synthetic.tables(run) == []
+    assert claims.claim(run.pk, LATENTS, 2, "late") is None
+    assert not runs.advance(run.pk, LATENTS, Run.State.SEALED)
+    assert [synthetic.count(table) for table in synthetic.tables(run)] == [SIZE, SIZE]
 
 
 def test_a_run_fails_once_and_a_live_one_not_at_all(run: Run) -> None:
-    store.fail(run.pk, "the first sentence")
-    store.fail(run.pk, "the second")
+    runs.fail(run.pk, "the first sentence")
+    runs.fail(run.pk, "the second")
     run.refresh_from_db()
     assert (run.error, run.log.count()) == ("the first sentence", 1)
     live = synthetic.published(run.sae, run.dataset)
-    store.fail(live.pk, "too late")
+    runs.fail(live.pk, "too late")
     live.refresh_from_db()
     assert (live.state, live.error, len(synthetic.tables(live))) == (Run.State.LIVE, "", 2)
 
@@ -161,10 +160,10 @@ def test_a_run_fails_once_and_a_live_one_not_at_all(run: Run) -> None:
 def test_a_run_moves_on_only_when_every_shard_is_done_and_for_one_caller(run: Run) -> None:
     for index in range(D_SAE // SIZE - 1):
         synthetic.load_shard(run.pk, index, "loader")
-    last = store.claim(run.pk, LATENTS, D_SAE // SIZE - 1, "loader")
-    assert last is not None and not store.advance(run.pk, LATENTS, Run.State.SEALED)
+    last = claims.claim(run.pk, LATENTS, D_SAE // SIZE - 1, "loader")
+    assert last is not None and not runs.advance(run.pk, LATENTS, Run.State.SEALED)
     store.load_latents(last, synthetic.shard(last.lo, last.hi))
-    moved = in_threads(6, lambda _: store.advance(run.pk, LATENTS, Run.State.SEALED))
+    moved = in_threads(6, lambda _: runs.advance(run.pk, LATENTS, Run.State.SEALED))
     assert moved.count(True) == 1
     run.refresh_from_db()
     assert run.state == Run.State.SEALED
@@ -181,7 +180,7 @@ def test_sealing_can_be_repeated(run: Run) -> None:
 
 def test_the_digest_follows_the_rows_and_not_how_they_were_cut(run: Run) -> None:
     synthetic.load(run)
-    other = store.create_run(run.sae, run.dataset, {"shard_latents": 1000})
+    other = runs.create(run.sae, run.dataset, {"shard_latents": 1000})
     Run.objects.filter(pk=other.pk).update(state=Run.State.LOADING)
     synthetic.load(other)
     assert synthetic.digest(run) == synthetic.digest(other)

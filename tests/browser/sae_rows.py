@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from django.utils import timezone
 
-from sae_backend import packing, store
+from sae_backend import claims, packing, runs, store
 from sae_backend.core.results import DecoderStats, LatentShard, LatentStats, status_of
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.packing import Examples, Histogram, Logits, Neighbours
@@ -68,7 +68,7 @@ def new_sae(name: str = "topk8-300", **fields: Any) -> Sae:
 
 def new_run(sae: Sae) -> Run:
     """A queued run."""
-    return store.create_run(sae, dataset(sae.lm), {"shard_contexts": 2, "shard_latents": 128})
+    return runs.create(sae, dataset(sae.lm), {"shard_contexts": 2, "shard_latents": 128})
 
 
 def start(run: Run) -> None:
@@ -80,20 +80,20 @@ def do_contexts(run: Run, shards: int | None = None) -> None:
     """Finish some or all shards of contexts."""
     left = run.shards.filter(kind=RunShard.Kind.CONTEXTS).exclude(state=RunShard.State.DONE)
     for shard in left.order_by("index")[:shards]:
-        claimed = store.claim(run.pk, shard.kind, shard.index, "worker-1")
+        claimed = claims.claim(run.pk, shard.kind, shard.index, "worker-1")
         assert claimed is not None
-        store.finish_contexts(claimed)
+        claims.finish_contexts(claimed)
     if shards is None:
-        store.advance(run.pk, RunShard.Kind.CONTEXTS, Run.State.LOADING)
+        runs.advance(run.pk, RunShard.Kind.CONTEXTS, Run.State.LOADING)
 
 
 def load(run: Run, values: dict[str, np.ndarray[Any, Any]]) -> None:
     """COPY every shard of latents."""
     for shard in run.shards.filter(kind=RunShard.Kind.LATENTS).order_by("index"):
-        claimed = store.claim(run.pk, shard.kind, shard.index, "worker-1")
+        claimed = claims.claim(run.pk, shard.kind, shard.index, "worker-1")
         assert claimed is not None
         store.load_latents(claimed, _shard(values, shard.lo, shard.hi))
-    store.advance(run.pk, RunShard.Kind.LATENTS, Run.State.SEALED)
+    runs.advance(run.pk, RunShard.Kind.LATENTS, Run.State.SEALED)
 
 
 def publish(sae: Sae | None = None, figures: dict[str, Any] | None = None, seed: int = 0) -> Stats:

@@ -7,7 +7,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from sae_backend import store
+from sae_backend import runs as states
 from sae_backend.models import SaeImport
 from tests.browser import sae_rows
 
@@ -65,7 +65,7 @@ def test_waiting_computing_and_failed_saes_are_listed_as_such(client: Client) ->
     sae_rows.start(runs["computes"])
     sae_rows.do_contexts(runs["computes"], shards=1)
     sae_rows.start(runs["fails"])
-    store.fail(runs["fails"].pk, "the text gives fewer than 16 tokens")
+    states.fail(runs["fails"].pk, "the text gives fewer than 16 tokens")
     status = {row["name"]: row["status"] for row in client.get("/saes.json").json()["saes"]}
     assert status == {
         "waits": "queued",

@@ -12,7 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from browser.queries import runs
-from sae_backend import store
+from sae_backend import claims, store
+from sae_backend import runs as states
 from sae_backend.models import Run, RunShard, SaeImport
 from tests.browser import sae_rows
 
@@ -58,9 +59,9 @@ def test_progress_counts_finished_shards_and_the_claims_at_work(client: Client) 
     sae_rows.start(run)
     sae_rows.do_contexts(run, shards=1)
     assert client.get(f"/jobs/{run.pk}.json").json()["tokens"]["done"] == 32  # before any heartbeat
-    claimed = store.claim(run.pk, RunShard.Kind.CONTEXTS, 1, "gpu-7")
+    claimed = claims.claim(run.pk, RunShard.Kind.CONTEXTS, 1, "gpu-7")
     assert claimed is not None
-    store.heartbeat(claimed.pk, "gpu-7", 16)
+    claims.heartbeat(claimed.pk, "gpu-7", 16)
     data = client.get(f"/jobs/{run.pk}.json").json()
     assert data["tokens"]["done"] == 32 + 16 and data["tokens"]["total"] == 64
     assert data["shards"] == {"contexts": {"done": 1, "total": 2}, "latents": {"done": 0, "total": 3}}
@@ -85,7 +86,7 @@ def test_a_run_without_a_sign_of_its_worker_is_stalled(client: Client) -> None:
     long_ago = timezone.now() - timedelta(hours=3)
     Run.objects.filter(pk=run.pk).update(heartbeat_at=long_ago)
     assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is False  # nobody holds a part of it: it waits
-    assert store.claim(run.pk, RunShard.Kind.CONTEXTS, 0, "worker-1") is not None
+    assert claims.claim(run.pk, RunShard.Kind.CONTEXTS, 0, "worker-1") is not None
     Run.objects.filter(pk=run.pk).update(heartbeat_at=long_ago)
     assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is True
     page = get(client, f"/jobs/{run.pk}")
@@ -100,7 +101,7 @@ def test_a_run_without_a_sign_of_its_worker_is_stalled(client: Client) -> None:
 def test_a_failed_run_says_why_and_where(client: Client) -> None:
     run = sae_rows.new_run(sae_rows.new_sae())
     sae_rows.start(run)
-    store.fail(run.pk, "W_dec is 768 × 24576; expected 24576 × 768 <b>")
+    states.fail(run.pk, "W_dec is 768 × 24576; expected 24576 × 768 <b>")
     assert stages(client, run) == ["failed", "todo", "todo"]
     page = get(client, f"/jobs/{run.pk}")
     assert page.count("W_dec is 768 × 24576; expected 24576 × 768 &lt;b&gt;") == 2  # the note and the log
@@ -123,7 +124,7 @@ def test_the_live_part_is_small_and_polls_itself_until_the_run_is_over(client: C
     assert part[:200] in get(client, f"/jobs/{run.pk}")
     inside = get(client, f"/jobs/{run.pk}/live?inside=1")
     assert "<h1" not in inside and "data-reload" not in inside
-    store.fail(run.pk, "stopped")
+    states.fail(run.pk, "stopped")
     assert "data-reload" in get(client, f"/jobs/{run.pk}/live?inside=1")
     assert client.get(f"/jobs/{run.pk}/live")["Cache-Control"].startswith("max-age=0")
 
@@ -131,7 +132,7 @@ def test_the_live_part_is_small_and_polls_itself_until_the_run_is_over(client: C
 def test_the_log_shows_its_last_lines_in_order(client: Client) -> None:
     run = sae_rows.new_run(sae_rows.new_sae())
     for i in range(runs.LOG_LINES + 5):
-        store.log(run.pk, f"line {i}.")
+        states.log(run.pk, f"line {i}.")
     found = re.findall(r"line (\d+)\.", get(client, f"/jobs/{run.pk}"))
     assert found == [str(i) for i in range(5, runs.LOG_LINES + 5)]
 

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from browser.queries import latent_list
 from browser.queries.columns import BY_NAME, COLUMNS
 from browser.queries.latent_list import Filter, read_filter
-from sae_backend import store
+from sae_backend import runs, store
 from sae_backend.models import STATUS_NAMES, Run
 from tests.browser import sae_rows
 from tests.browser.sae_rows import D_SAE, DEAD, DENSE, RARE, Stats
@@ -226,7 +226,7 @@ def test_an_sae_without_a_live_run_shows_its_progress_at_its_address(client: Cli
     data = client.get(f"/s/{sae.public_id}.json").json()
     assert data["run"] is None and data["job"]["state"] == "queued"
     assert client.get(f"/s/{sae.public_id}/latents.json").status_code == 404
-    store.fail(run.pk, "the disk is full; free 3 GB and ask again")
+    runs.fail(run.pk, "the disk is full; free 3 GB and ask again")
     assert "the disk is full; free 3 GB" in get(client, f"/s/{sae.public_id}")
 
 
