@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from sae_backend.core import kernels
+from sae_backend.core.encode import Firings
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,16 @@ class ActivationShard:
 
     lo: int
     tokens: npt.NDArray[np.uint32]  # [n ctx_len] token ids
-    indptr: npt.NDArray[np.int64]  # [d_sae + 1]
+    indptr: npt.NDArray[np.int64]  # [d_sae + 1]; stored in four bytes
     token: npt.NDArray[np.uint32]  # [nnz] context within the shard × ctx_len + position
     act: npt.NDArray[np.float32]  # [nnz]
     sums: dict[str, Any]  # fidelity.Sums as plain numbers
 
     def save(self, path: Path) -> None:
         """Write atomically: a killed worker leaves no half file under this name."""
-        arrays: dict[str, npt.NDArray[Any]] = {n: getattr(self, n) for n in ("tokens", "indptr", "token", "act")}
+        if self.indptr[-1] >= 2**32:
+            raise ValueError(f"{self.indptr[-1]:,} firings in one shard; take fewer contexts a shard")
+        arrays = {n: getattr(self, n) for n in ("tokens", "token", "act")} | {"indptr": self.indptr.astype(np.uint32)}
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # workers on other hosts share numbers
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(arrays, partial, {"lo": str(self.lo), "sums": json.dumps(self.sums)})
@@ -45,35 +52,88 @@ class ActivationShard:
 
 
 class StoredShard:
-    """A saved ActivationShard; only the rows asked for are read."""
+    """A saved ActivationShard; only the rows asked for are read, and no file stays open."""
 
     def __init__(self, path: Path) -> None:
-        self._file = safe_open(str(path), framework="np")
-        meta = self._file.metadata()
+        self.path = path
+        with safe_open(str(path), framework="np") as file:
+            meta = file.metadata()
         self.lo = int(meta["lo"])
         self.sums: dict[str, Any] = json.loads(meta["sums"])
-        self.indptr: npt.NDArray[np.int64] = self._file.get_tensor("indptr")
 
     @property
     def tokens(self) -> npt.NDArray[np.uint32]:
-        return self._file.get_tensor("tokens")
+        with safe_open(str(self.path), framework="np") as file:
+            return file.get_tensor("tokens")
+
+    def counts(self, lo: int, hi: int) -> npt.NDArray[np.int64]:
+        """Firings of latents lo ≤ i < hi."""
+        with safe_open(str(self.path), framework="np") as file:
+            return np.diff(file.get_slice("indptr")[lo : hi + 1].astype(np.int64))
 
     def rows(self, lo: int, hi: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
         """token and act of latents lo ≤ i < hi, end to end."""
-        a, b = int(self.indptr[lo]), int(self.indptr[hi])
-        if a == b:  # safetensors refuses empty slices
-            return np.zeros(0, np.uint32), np.zeros(0, np.float32)
-        return self._file.get_slice("token")[a:b], self._file.get_slice("act")[a:b]
+        with safe_open(str(self.path), framework="np") as file:
+            a, b = (int(file.get_slice("indptr")[i : i + 1][0]) for i in (lo, hi))
+            if a == b:  # safetensors refuses empty slices
+                return np.zeros(0, np.uint32), np.zeros(0, np.float32)
+            return file.get_slice("token")[a:b], file.get_slice("act")[a:b]
+
+
+class Part:
+    """Firings of some tokens on the canonical scale, in token order, on the host or still on an accelerator."""
+
+    def __init__(self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32]) -> None:
+        """place [n] says where each of the n tokens stands in the shard."""
+        on_host = decoder_norm.device.type == "cpu"
+        (self._on_host if on_host else self._on_device)(firings, decoder_norm, place)
+
+    def _on_host(self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32]) -> None:
+        indptr, latent, act = (t.numpy().copy() for t in (firings.indptr, firings.latent, firings.act))
+        scale = np.zeros(0, np.float32) if firings.scale is None else firings.scale.numpy()
+        token, counts = np.empty(len(latent), np.uint32), np.zeros(len(decoder_norm), np.uint32)
+        m = kernels.canonical(indptr, latent, act, decoder_norm.numpy(), scale, place, token, counts)
+        self.token, self.latent, self.act, self.counts = token[:m], latent[:m], act[:m], counts
+        self.l0: npt.NDArray[np.int64] = np.diff(indptr)
+
+    def _on_device(self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32]) -> None:
+        row, latent = firings.rows(), firings.latent
+        act = firings.act * decoder_norm[latent]
+        if firings.scale is not None:
+            act = act * firings.scale[row]
+        writes = act > 0
+        row, latent, act = row[writes], latent[writes], act[writes]
+        counts = torch.bincount(latent, minlength=len(decoder_norm))
+        order = latent.argsort(stable=True)  # by latent here, where sorting is quick
+        places = torch.from_numpy(place.astype(np.int64)).to(row.device)
+        self.l0 = torch.bincount(row, minlength=len(place)).cpu().numpy()
+        self.token = places[row][order].cpu().numpy().astype(np.uint32)
+        self.latent, self.act = latent[order].cpu().numpy(), act[order].cpu().numpy()
+        self.counts = counts.cpu().numpy().astype(np.uint32)
 
 
 def by_latent(
-    latent: npt.NDArray[np.int32], token: npt.NDArray[np.uint32], act: npt.NDArray[np.float32], d_sae: int
+    parts: Sequence[Part], d_sae: int, map_: Callable[..., Iterable[None]] = map
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
-    """(indptr, token, act) of firings given in token order."""
-    indptr = np.zeros(d_sae + 1, np.int64)
-    out_token, out_act = np.empty_like(token), np.empty_like(act)
-    kernels.transpose(token, latent, act, indptr, out_token, out_act)
-    return indptr, out_token, out_act
+    """(indptr, token, act) of parts in token order; `map_` may run its calls side by side."""
+    counts = np.zeros(d_sae, np.int64)
+    for part in parts:
+        counts += part.counts
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    token, act = np.empty(int(indptr[-1]), np.uint32), np.empty(int(indptr[-1]), np.float32)
+
+    def begins() -> Iterator[tuple[Part, npt.NDArray[np.int64]]]:
+        at = indptr[:-1].copy()
+        for part in parts:
+            yield part, at.copy()
+            at += part.counts
+
+    def write(item: tuple[Part, npt.NDArray[np.int64]]) -> None:
+        part, at = item
+        kernels.scatter(part.token, part.latent, part.act, at, token, act)
+
+    deque(map_(write, begins()), maxlen=0)
+    return indptr, token, act
 
 
 @dataclass(frozen=True)
@@ -88,7 +148,7 @@ class Rows:
 def gather(shards: list[StoredShard], lo: int, hi: int, ctx_len: int) -> Rows:
     """Lay the shards' rows of latents lo ≤ i < hi end to end, shards in the order of their contexts."""
     shards = sorted(shards, key=lambda s: s.lo)
-    counts = np.stack([np.diff(s.indptr[lo : hi + 1]) for s in shards])  # [shards latents]
+    counts = np.stack([s.counts(lo, hi) for s in shards])  # [shards latents]
     indptr = np.concatenate([[0], np.cumsum(counts.sum(0))]).astype(np.int64)
     starts = indptr[:-1] + np.concatenate([np.zeros((1, hi - lo), np.int64), np.cumsum(counts, 0)[:-1]])
     token, act = np.empty(int(indptr[-1]), np.int64), np.empty(int(indptr[-1]), np.float32)

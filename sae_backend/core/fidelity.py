@@ -6,6 +6,8 @@ Everything is kept as sums that add up over shards, so the figures do not depend
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 
 from sae_backend.core.language_model import LM
-from sae_backend.core.sae import SparseAutoencoder
+
+_rotating = Lock()  # lanes ask for the same rotation at once
 
 
 @dataclass
@@ -40,11 +43,19 @@ class Sums:
     ce_spliced: float = 0.0
     ce_zero: float = 0.0
     #: Σ of the three cross-entropies in nats.
+    basis_kurtosis: float = 0.0
+    rotated_kurtosis: float = 0.0
+    #: Σ over the decoded sample of the kurtosis over the coordinates of x, and of x rotated at random.
 
     def add_l0(self, counts: npt.NDArray[np.int64]) -> None:
         self.tokens += len(counts)
         for value, n in zip(*np.unique(counts, return_counts=True), strict=True):
             self.l0[int(value)] = self.l0.get(int(value), 0) + int(n)
+
+    def add_basis(self, x: Tensor) -> None:
+        """x [n d_in], the hidden states of the decoded sample."""
+        self.basis_kurtosis += float(_kurtosis(x).sum())
+        self.rotated_kurtosis += float(_kurtosis(x @ rotation(x.shape[1], x.device)).sum())
 
     def add_reconstruction(self, x: Tensor, recon: Tensor) -> None:
         """x, recon [n d_out] in the language model's own units."""
@@ -80,6 +91,7 @@ def figures(sums: Sums) -> dict[str, Any]:
         "l0_histogram": sorted([v, n] for v, n in sums.l0.items()),
         **_errors(sums),
         "ce": _cross_entropy(sums),
+        "basis_kurtosis": _basis(sums),
     }
 
 
@@ -95,6 +107,13 @@ def _errors(sums: Sums) -> dict[str, Any]:
     }
 
 
+def _basis(sums: Sums) -> dict[str, float] | None:
+    """Mean kurtosis over the coordinates of the hidden state, and its control under a random rotation."""
+    if not sums.decoded:
+        return None
+    return {"plain": sums.basis_kurtosis / sums.decoded, "rotated": sums.rotated_kurtosis / sums.decoded}
+
+
 def _cross_entropy(sums: Sums) -> dict[str, Any] | None:
     if not sums.ce_tokens:
         return None
@@ -103,33 +122,44 @@ def _cross_entropy(sums: Sums) -> dict[str, Any] | None:
     return {"clean": clean, "spliced": spliced, "zero": zero, "recovered": recovered, "tokens": sums.ce_tokens}
 
 
+@lru_cache(maxsize=4)
+def rotation(d: int, device: torch.device) -> Tensor:
+    """A fixed orthogonal [d d], uniformly random: under it no coordinate is privileged."""
+    with _rotating:
+        square = torch.randn(d, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        q, r = torch.linalg.qr(square)
+        return (q * r.diagonal().sign()).float().to(device)
+
+
+def _kurtosis(x: Tensor) -> Tensor:
+    """Pearson kurtosis [n] over the coordinates of each row, 3 for a Gaussian; 0 where a row is constant."""
+    centred = (x - x.mean(1, keepdim=True)).double().square()
+    m2, m4 = centred.mean(1), centred.square().mean(1)
+    return m4 / m2.square().clamp_min(1e-300)
+
+
 @torch.no_grad()
-def add_cross_entropies(sums: Sums, lm: LM, sae: SparseAutoencoder, tokens: Tensor, counted: Tensor) -> None:
+def add_cross_entropies(
+    sums: Sums, lm: LM, hook_name: str, tokens: Tensor, counted: Tensor, clean: Tensor, recon: Tensor
+) -> None:
     """Cross-entropy of predicting the token after each counted one: clean, spliced, zero-ablated.
 
-    Only counted positions [batch pos] are replaced; special tokens keep their hidden state.
+    clean, recon [batch pos d]: what is at the hook point, and what replaces it at counted positions [batch pos];
+    special tokens keep their hidden state.
     """
-    hook = sae.cfg.hook_name_out or sae.cfg.hook_name
-    assert hook is not None and sae.cfg.hook_name is not None
-    hidden = lm.capture(tokens, sae.cfg.hook_name).float()
-    recon = sae.decode(sae.encode(hidden), hidden).reshape(*hidden.shape[:2], -1)
-
-    def with_recon(there: Tensor) -> Tensor:
-        return torch.where(_like(counted, there), recon.reshape(there.shape).to(there.dtype), there)
-
-    def with_zero(there: Tensor) -> Tensor:
-        return torch.where(_like(counted, there), torch.zeros_like(there), there)
-
-    sums.ce_clean += _ce(lm.logits(tokens), tokens, counted)
-    sums.ce_spliced += _ce(lm.splice(tokens, hook, with_recon), tokens, counted)
-    sums.ce_zero += _ce(lm.splice(tokens, hook, with_zero), tokens, counted)
+    where = counted[..., None]
+    spliced = torch.where(where, recon.to(clean.dtype), clean)
+    zeroed = clean.masked_fill(where, 0.0)
+    # one forward for all three: at few tokens its cost is Python's
+    logits = lm.resume(tokens.repeat(3, 1), hook_name, torch.cat([clean, spliced, zeroed]))
+    of_clean, of_spliced, of_zero = (_ce(x, tokens, counted) for x in logits.split(len(tokens)))
+    sums.ce_clean += of_clean
+    sums.ce_spliced += of_spliced
+    sums.ce_zero += of_zero
     sums.ce_tokens += int(counted[:, :-1].sum())
 
 
-def _like(mask: Tensor, hidden: Tensor) -> Tensor:
-    return mask.reshape(*mask.shape, *[1] * (hidden.ndim - 2))
-
-
 def _ce(logits: Tensor, tokens: Tensor, counted: Tensor) -> float:
-    nats = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), tokens[:, 1:], reduction="none")
-    return float(nats[counted[:, :-1]].double().sum())
+    predicts = counted[:, :-1]
+    predicted, next_token = logits[:, :-1][predicts].float(), tokens[:, 1:][predicts]
+    return float(torch.nn.functional.cross_entropy(predicted, next_token, reduction="none").double().sum())

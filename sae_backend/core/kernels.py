@@ -1,137 +1,50 @@
-"""Loops that neither NumPy nor torch has, compiled by Numba and cached on disk. All are exact and order-free."""
+"""Loops that neither NumPy nor torch has, compiled by Numba and cached on disk. All are exact and order-free.
+
+Each runs on one core and releases the interpreter: lanes run several.
+"""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-LANE = 16  # columns that share one maximum
-_jit = numba.njit(cache=True, nogil=True, parallel=True)
-_jit1 = numba.njit(cache=True, nogil=True)
-
-
-@_jit1
-def _better(v, i, w, j):
-    """The selection order: larger value first, then the lower index."""
-    return v > w or (v == w and i < j)
-
-
-@_jit1
-def _keep_best(values, indices, n, k):
-    """Move the k best of the first n candidates to the front (Hoare's quickselect)."""
-    lo, hi = 0, n - 1
-    while lo < hi:
-        pv, pi = values[(lo + hi) >> 1], indices[(lo + hi) >> 1]
-        a, b = lo, hi
-        while a <= b:
-            while _better(values[a], indices[a], pv, pi):
-                a += 1
-            while _better(pv, pi, values[b], indices[b]):
-                b -= 1
-            if a <= b:
-                values[a], values[b] = values[b], values[a]
-                indices[a], indices[b] = indices[b], indices[a]
-                a += 1
-                b -= 1
-        if k - 1 <= b:
-            hi = b
-        elif k - 1 >= a:
-            lo = a
-        else:
-            break
-
-
-@_jit1
-def _lane_maxima(row, maxima):
-    """Largest of each lane: columns j, j + q, j + 2q … of a row of q lanes, so that the loop is one vector maximum."""
-    q = maxima.size
-    maxima[:] = row[:q]
-    for s in range(1, row.size // q):
-        part = row[s * q : (s + 1) * q]  # a slice starts at 0: no check for negative indices, so it vectorises
-        for j in range(q):
-            maxima[j] = part[j] if part[j] > maxima[j] else maxima[j]
-    rest = row[row.size // q * q :]
-    for j in range(rest.size):
-        maxima[j] = max(maxima[j], rest[j])
-
-
-@_jit1
-def _gather(row, col0, maxima, k, bound, m, values, indices):
-    """Append what exceeds the bound; when full, keep the k best and raise the bound to just below their worst."""
-    q = maxima.size
-    full = values.size - 1
-    for lane in range(q):
-        if maxima[lane] <= bound:
-            continue
-        for j in range(lane, row.size, q):
-            if row[j] > bound:
-                values[m] = row[j]
-                indices[m] = col0 + j
-                m += 1
-                if m == full:
-                    _keep_best(values, indices, m, k)
-                    m = k
-                    bound = max(bound, values[:k].min() - 1)  # equal values may still win by a lower index
-    return bound, m
+_jit = numba.njit(cache=True, nogil=True)
 
 
 @_jit
-def topk_block(pre, col0, k, values, indices, counts, bounds):
-    """Feed one block of columns of pre-activations [n w] to every row's running top k.
+def canonical(indptr, latent, act, norm, scale, place, token, counts):
+    """Put firings on the canonical scale, in place: act · norm[latent] · scale[row] (scale may be empty: 1).
 
-    `pre` holds the floats' bits as integers: positive floats compare like their bits, and only positive ones are
-    kept. values, indices [n cap] (cap ≥ 2k + 1) are the candidates so far, counts [n] their number, bounds [n]
-    what a newcomer must exceed, at first 0. Columns come in ascending order; topk_finish ends it.
+    What becomes 0 is dropped: `latent` and `act` are packed to the front. token [nnz] gets place[row], counts [d_sae]
+    each latent's firings; returns how many are left, and of each row in indptr [n + 1].
     """
-    n, w = pre.shape
-    lanes = max(1, w // LANE)
-    for r in numba.prange(n):
-        maxima = np.empty(lanes, pre.dtype)
-        _lane_maxima(pre[r], maxima)
-        bound = bounds[r]
-        if counts[r] == 0 and lanes >= k:  # the k-th of the lanes' maxima bounds the k-th largest of the row
-            bound = max(bound, np.partition(maxima, lanes - k)[lanes - k] - 1)
-        bound, m = _gather(pre[r], col0, maxima, k, bound, counts[r], values[r], indices[r])
-        if m >= 2 * k:
-            _keep_best(values[r], indices[r], m, k)
-            m = k
-            bound = max(bound, values[r, :k].min())  # later columns lose ties, so they must be strictly greater
-        bounds[r], counts[r] = bound, m
+    m, start = 0, 0
+    for r in range(indptr.size - 1):
+        stop = indptr[r + 1]
+        for q in range(start, stop):
+            a = act[q] * norm[latent[q]]
+            if scale.size:
+                a *= scale[r]
+            if a > 0:
+                token[m], latent[m], act[m] = place[r], latent[q], a
+                counts[latent[q]] += 1
+                m += 1
+        start = stop
+        indptr[r + 1] = m
+    return m
 
 
 @_jit
-def topk_finish(values, indices, counts, k, out):
-    """Latents of each row's k best candidates, ascending, -1 where there are fewer; their order in `values` is left."""
-    for r in numba.prange(out.shape[0]):
-        n = counts[r]
-        if n > k:
-            _keep_best(values[r], indices[r], n, k)
-            n = k
-        order = np.argsort(indices[r, :n])
-        vals = values[r, :n][order]
-        idxs = indices[r, :n][order]
-        values[r, :n] = vals
-        indices[r, :n] = idxs
-        for j in range(k):
-            out[r, j] = idxs[j] if j < n else -1
-
-
-@_jit1
-def transpose(row_of, latent, value, indptr, token, act):
-    """Sort triples by latent, keeping the order of rows: one counting sort. indptr [d_sae + 1] is filled."""
-    for i in range(latent.size):
-        indptr[latent[i] + 1] += 1
-    for i in range(1, indptr.size):
-        indptr[i] += indptr[i - 1]
-    at = indptr[:-1].copy()
+def scatter(token, latent, act, at, out_token, out_act):
+    """Write firings in token order to at[latent], which moves on: with others' parts, a counting sort by latent."""
     for i in range(latent.size):
         p = at[latent[i]]
-        token[p] = row_of[i]
-        act[p] = value[i]
+        out_token[p] = token[i]
+        out_act[p] = act[i]
         at[latent[i]] = p + 1
 
 
-@_jit1
+@_jit
 def splitmix(token, latent, seed):
     """A 64-bit hash of (token, latent, seed): Steele, Lea, Flood, "Fast splittable pseudorandom number generators"."""
     x = np.uint64(token) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(latent) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -143,7 +56,7 @@ def splitmix(token, latent, seed):
     return x ^ (x >> np.uint64(31))
 
 
-@_jit1
+@_jit
 def lay(part_token, part_act, count, start, offset, token, act):
     """Copy each row's count[i] entries to start[i], tokens shifted by offset."""
     p = 0
@@ -157,7 +70,7 @@ def lay(part_token, part_act, count, start, offset, token, act):
 @_jit
 def moments(indptr, act, n_tokens, out):
     """Per latent [n 9]: max, mean, m2, m3, m4 over its firings; mean, m2, m4 over all tokens; Σa⁴·N/(Σa²)²."""
-    for i in numba.prange(indptr.size - 1):
+    for i in range(indptr.size - 1):
         a = act[indptr[i] : indptr[i + 1]]
         n = a.size
         if n == 0:
@@ -186,7 +99,7 @@ def moments(indptr, act, n_tokens, out):
         out[i, 8] = r4 * n_tokens / (r2 * r2)
 
 
-@_jit1
+@_jit
 def interval_of(act, top, n_intervals):
     """1 … n_intervals: which of the equal-width bands of (0, top] holds act, upper edges included."""
     return min(n_intervals, max(1, int(np.ceil(np.float64(act) * n_intervals / np.float64(top)))))
@@ -195,7 +108,7 @@ def interval_of(act, top, n_intervals):
 @_jit
 def histograms(indptr, act, bits, first, bins, intervals):
     """Counts in logarithmic bins [n n_bins] (bits >> 20 is 8 a octave) and in bands of (0, max] [n n_intervals]."""
-    for i in numba.prange(indptr.size - 1):
+    for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         if a == b:
             continue
@@ -208,7 +121,7 @@ def histograms(indptr, act, bits, first, bins, intervals):
 @_jit
 def bands(indptr, act, out):
     """Counts in equal-width bands of (0, max] [n n_bands]."""
-    for i in numba.prange(indptr.size - 1):
+    for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         if a < b:
             top = act[a:b].max()
@@ -216,7 +129,7 @@ def bands(indptr, act, out):
                 out[i, interval_of(act[q], top, out.shape[1]) - 1] += 1
 
 
-@_jit1
+@_jit
 def _insert(hashes, places, n, h, q):
     """Keep the smallest hashes, ascending, in a short sorted list of n so far; returns its new length."""
     if n == hashes.size:
@@ -239,7 +152,7 @@ def samples(indptr, token, act, lo, seed, per_interval, per_random, out):
     -1 where a band holds fewer.
     """
     n_intervals = (out.shape[1] - per_random) // per_interval
-    for i in numba.prange(indptr.size - 1):
+    for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         out[i, :] = -1
         if a == b:
@@ -259,7 +172,7 @@ def samples(indptr, token, act, lo, seed, per_interval, per_random, out):
             )
 
 
-@_jit1
+@_jit
 def _same_window(tokens, a, b, reach, ctx_len):
     """Whether the tokens within `reach` of places a and b, clipped to their contexts, are the same."""
     pa, pb = a % ctx_len, b % ctx_len
@@ -273,7 +186,7 @@ def _same_window(tokens, a, b, reach, ctx_len):
     return True
 
 
-@_jit1
+@_jit
 def _context_peaks(token, act, ctx_len, places):
     """Place of the strongest firing in each context (the first of equals); how many contexts there are."""
     n, context = 0, -1
@@ -295,7 +208,7 @@ def tops(indptr, token, act, tokens, ctx_len, reach, out):
     Ties go to the earlier (context, position). Two windows are near duplicates when the tokens within `reach` of
     their peaks are equal; the stronger is kept.
     """
-    for i in numba.prange(indptr.size - 1):
+    for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         out[i, :] = -1
         if a == b:
@@ -319,7 +232,7 @@ def tops(indptr, token, act, tokens, ctx_len, reach, out):
                     break
 
 
-@_jit1
+@_jit
 def context_bounds(indptr, token, latent, place, ctx_len, first, last):
     """For each chosen firing, where its latent's firings in the same context begin and end in `token`."""
     for e in range(place.size):

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sae_backend.core.taps import Side, Taps
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # TransformerLens hook → (component of the bridge, its input or its output)
-_SITES = {
+_SITES: dict[str, tuple[str, Side]] = {
     "hook_resid_pre": ("blocks.{}", "in"),
     "hook_resid_mid": ("blocks.{}.ln2", "in"),
     "hook_resid_post": ("blocks.{}", "out"),
@@ -32,6 +35,8 @@ _SITES = {
     "attn.hook_z": ("blocks.{}.attn.o", "in"),
     "mlp.hook_post": ("blocks.{}.mlp.out", "in"),
 }
+_Form = Callable[[Any], Any]
+_FORMS: tuple[_Form, ...] = (lambda hidden: hidden, lambda hidden: (hidden,))  # blocks return a tensor, or a tuple
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
@@ -59,6 +64,9 @@ class LM:
         self.source = source
         self._bridge: Any = None
         self._proved: dict[str, bool] = {}
+        self._forms: dict[str, _Form | None] = {}
+        self._taps = Taps()
+        self._lock = threading.RLock()
 
     @property
     def device(self) -> torch.device:
@@ -75,16 +83,19 @@ class LM:
     @property
     def bridge(self) -> Any:
         """TransformerLens' view of the same weights (parameters are shared, not copied)."""
-        if self._bridge is None:
-            from transformer_lens.model_bridge import TransformerBridge
-
-            shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
-            twin = copy.deepcopy(self.hf, shared)
-            self._bridge = TransformerBridge.boot_transformers(
-                self.source, hf_model=twin, tokenizer=self.tokenizer, device=str(self.device), dtype=self.dtype
-            )
-            self._bridge.eval()
+        with self._lock:
+            if self._bridge is None:
+                self._bridge = self._boot_bridge()
         return self._bridge
+
+    def _boot_bridge(self) -> Any:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
+        twin = copy.deepcopy(self.hf, shared)
+        return TransformerBridge.boot_transformers(
+            self.source, hf_model=twin, tokenizer=self.tokenizer, device=str(self.device), dtype=self.dtype
+        ).eval()
 
     def layer_of(self, hook_name: str) -> int:
         """The block a hook point lives in."""
@@ -111,28 +122,29 @@ class LM:
 
     def _proves(self, hook_name: str) -> bool:
         """Whether the plain forward was seen to give the bridge's tensor at this hook point."""
-        if hook_name not in self._proved:
-            self._proved[hook_name] = self._agrees_with_bridge(hook_name)
+        with self._lock:
+            if hook_name not in self._proved:
+                self._proved[hook_name] = self._agrees_with_bridge(hook_name)
         return self._proved[hook_name]
 
     def _agrees_with_bridge(self, hook_name: str) -> bool:
-        n = min(8, int(self.bridge.cfg.d_vocab))
-        tokens = torch.arange(n, device=self.device).reshape(1, n)
+        tokens = self._probe()
         expected = self._bridge_capture(tokens, hook_name)
         try:
             plain = self._plain_capture(tokens, hook_name)
         except (LanguageModelError, AttributeError):
             return False
-        if plain.shape != expected.shape:
-            return False
-        # each token by its own norm: the first token's is often a thousand times the others'
-        error = (plain - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-6)
-        return bool(error.max() < (1e-3 if self.dtype == torch.float32 else 0.05))
+        return _alike(plain, expected)
+
+    def _probe(self) -> Tensor:
+        """A few tokens [1 pos] on which two ways to compute the same are compared."""
+        return torch.arange(min(8, int(self.bridge.cfg.d_vocab)), device=self.device)[None]
 
     def _bridge_capture(self, tokens: Tensor, hook_name: str) -> Tensor:
         layer = self.layer_of(hook_name)
         try:
-            _, cache = self.bridge.run_with_cache(tokens, names_filter=[hook_name], stop_at_layer=layer + 1)
+            with self._lock:  # its hooks act in every thread
+                _, cache = self.bridge.run_with_cache(tokens, names_filter=[hook_name], stop_at_layer=layer + 1)
             return cache[hook_name].flatten(2)
         except KeyError as error:
             raise LanguageModelError(f"TransformerLens has no hook point {hook_name!r} in this model") from error
@@ -141,26 +153,17 @@ class LM:
         module, side = self._site(hook_name)
         kept: list[Tensor] = []
 
-        def take(_module: nn.Module, args: Any, kwargs: Any = None, output: Any = None) -> None:
-            value = output if side == "out" else (args[0] if args else kwargs["hidden_states"])
-            kept.append(value[0] if isinstance(value, tuple) else value)
+        def take(hidden: Tensor) -> Tensor:
+            kept.append(hidden)
             raise _Captured
 
-        if side == "out":
-            handle = module.register_forward_hook(take, with_kwargs=True)
-        else:
-            handle = module.register_forward_pre_hook(take, with_kwargs=True)
-        try:
+        with self._taps.changed(module, side, take), suppress(_Captured):
             self.hf(tokens, use_cache=False)
-        except _Captured:
-            pass
-        finally:
-            handle.remove()
         if not kept:
             raise LanguageModelError(f"the plain forward does not call the module of {hook_name!r}")
         return kept[0].flatten(2)
 
-    def _site(self, hook_name: str) -> tuple[nn.Module, str]:
+    def _site(self, hook_name: str) -> tuple[nn.Module, Side]:
         """The Hugging Face module that reads or writes the hook point."""
         match = _HOOK.fullmatch(hook_name)
         if not match or match[2] not in _SITES:
@@ -181,7 +184,8 @@ class LM:
         def swap(hidden: Tensor, hook: Any) -> Tensor:
             return replace(hidden.flatten(2)).to(hidden.dtype).reshape(hidden.shape)
 
-        return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, swap)])
+        with self._lock:
+            return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, swap)])
 
     def _plain_splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
         """Replace what a module writes, or what it alone reads."""
@@ -190,7 +194,7 @@ class LM:
         def swap(hidden: Tensor) -> Tensor:
             return replace(hidden).to(hidden.dtype)
 
-        with _changed(module, side, swap):
+        with self._taps.changed(module, side, swap):
             return self.logits(tokens)
 
     def _splice_middle(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
@@ -207,7 +211,46 @@ class LM:
             change.append(new - hidden)
             return new
 
-        with _changed(norm, "in", swap), _changed(block, "out", lambda hidden: hidden + change.pop()):
+        taps = self._taps
+        with taps.changed(norm, "in", swap), taps.changed(block, "out", lambda hidden: hidden + change.pop()):
+            return self.logits(tokens)
+
+    @torch.no_grad()
+    def resume(self, tokens: Tensor, hook_name: str, hidden: Tensor) -> Tensor:
+        """Logits [batch pos d_vocab] with `hidden` [batch pos d_in] at the hook point.
+
+        Between two blocks the forward begins there; elsewhere it is run whole and spliced.
+        """
+        form = self._block_form(hook_name)
+        if form is not None:
+            return self._from_block(tokens, hook_name, hidden, form)
+        return self.splice(tokens, hook_name, lambda there: hidden.reshape(there.shape))
+
+    def _block_form(self, hook_name: str) -> _Form | None:
+        """How blocks return their output, seen to give the whole forward's logits; None where none can be skipped."""
+        with self._lock:
+            if hook_name not in self._forms:
+                between = hook_name.endswith("hook_resid_post") and self._proves(hook_name)
+                fits = (form for form in _FORMS if self._resumes_alike(hook_name, form))
+                self._forms[hook_name] = next(fits, None) if between else None
+        return self._forms[hook_name]
+
+    def _resumes_alike(self, hook_name: str, form: _Form) -> bool:
+        tokens = self._probe()
+        try:
+            resumed = self._from_block(tokens, hook_name, self._plain_capture(tokens, hook_name), form)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            return False
+        return _alike(resumed, self.logits(tokens))
+
+    def _from_block(self, tokens: Tensor, hook_name: str, hidden: Tensor, form: _Form) -> Tensor:
+        """Blocks up to the hook point hand on what they are given; the last of them, `hidden`."""
+        with ExitStack() as stack:
+            for layer in range(self.layer_of(hook_name)):
+                block, _ = self._site(f"blocks.{layer}.hook_resid_post")
+                stack.enter_context(self._taps.changed(block, "instead", form))
+            last, _ = self._site(hook_name)
+            stack.enter_context(self._taps.changed(last, "instead", lambda _: form(hidden)))
             return self.logits(tokens)
 
     @torch.no_grad()
@@ -245,21 +288,12 @@ class LM:
         return self.bos_id if token is None else int(token)
 
 
-@contextmanager
-def _changed(module: nn.Module, side: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Pass what a module reads ("in") or writes ("out") through `change`; of a tuple, its first part."""
-
-    def swap(value: Any) -> Any:
-        return (change(value[0]), *value[1:]) if isinstance(value, tuple) else change(value)
-
-    if side == "out":
-        handle = module.register_forward_hook(lambda _module, _args, output: swap(output))
-    else:
-        handle = module.register_forward_pre_hook(lambda _module, args: swap(args))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of their dtype, each token [.. d] by its own norm: the first's is often far larger."""
+    if a.shape != b.shape:
+        return False
+    error = (a - b).float().norm(dim=-1) / b.float().norm(dim=-1).clamp_min(1e-6)
+    return bool(error.max() < (1e-3 if b.dtype == torch.float32 else 0.05))
 
 
 @torch.no_grad()

@@ -11,16 +11,18 @@ import numpy.typing as npt
 import torch
 
 from sae_backend.core import fidelity
-from sae_backend.core.activations import ActivationShard, StoredShard, by_latent, gather
+from sae_backend.core.activations import ActivationShard, Part, StoredShard, by_latent, gather
 from sae_backend.core.config import RunConfig
 from sae_backend.core.decoder import Decoder
 from sae_backend.core.encode import BlockEncoder, Firings
 from sae_backend.core.examples import choose, strongest_tokens
+from sae_backend.core.lanes import lanes
 from sae_backend.core.language_model import LM
 from sae_backend.core.results import LatentShard
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.stats import histograms, latent_stats, sparks
 
+Bools = npt.NDArray[np.bool_]
 Report = Callable[[int], None]  # tokens (or latents) done so far in this shard
 
 
@@ -34,49 +36,68 @@ class ContextPass:
     def __init__(self, sae: SparseAutoencoder, lm: LM, cfg: RunConfig, special: set[int]) -> None:
         self.sae, self.lm, self.cfg = sae, lm, cfg
         self.encoder = BlockEncoder(sae, getattr(torch, cfg.dtype))
-        self.decoder_norm = sae.decoder_norm.cpu().numpy()
         self.special = np.array(sorted(special if not cfg.count_special else ()), np.int64)
+        self.lanes = lanes(lm.device)
+        self.size = cfg.batch_contexts  # halved for good when memory does not suffice
 
-    @torch.no_grad()
     def shard(self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report) -> ActivationShard:
         """Activations of contexts lo ≤ c < lo + len(tokens) out of n_contexts; tokens [n ctx_len]."""
-        sums = fidelity.Sums()
-        parts = []
-        for a in range(0, len(tokens), self.cfg.batch_contexts):
-            batch = tokens[a : a + self.cfg.batch_contexts]
-            parts.append(self._batch(batch, a, lo, n_contexts, sums))
-            report((a + len(batch)) * tokens.shape[1])
-        token, latent, act = (np.concatenate(p) for p in zip(*parts, strict=True))
-        indptr, token, act = by_latent(latent, token, act, self.sae.cfg.d_sae)
-        return ActivationShard(lo, np.ascontiguousarray(tokens), indptr, token, act, asdict(sums))
+        while True:
+            try:
+                return self._shard(tokens, lo, n_contexts, report)
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                self._take_less(error)
+
+    def _shard(self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report) -> ActivationShard:
+        parts, sums, done = [], [], 0
+        for part, of_part, n in self.lanes.map(
+            lambda a: self._batch(tokens, a, lo, n_contexts), range(0, len(tokens), self._size(len(tokens)))
+        ):
+            parts.append(part)
+            sums.append(of_part)
+            done += n
+            report(done * tokens.shape[1])
+        indptr, token, act = by_latent(parts, self.sae.cfg.d_sae, self.lanes.map)
+        total = fidelity.merged([asdict(s) for s in sums])
+        return ActivationShard(lo, np.ascontiguousarray(tokens), indptr, token, act, asdict(total))
+
+    def _size(self, n: int) -> int:
+        """Contexts of a batch such that every lane has a few, out of n."""
+        return max(1, min(self.size, -(-n // (2 * self.lanes.n))))
+
+    def _take_less(self, error: BaseException) -> None:
+        if self.size == 1:
+            raise RunError(
+                f"one context at a time does not fit into the memory of {self.lm.device}: {error}. Use a device with "
+                "more memory, or a dataset of shorter contexts"
+            ) from error
+        self.size //= 2
+        if self.lm.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _batch(
-        self, batch: npt.NDArray[np.uint32], a: int, lo: int, n_contexts: int, sums: fidelity.Sums
-    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Counted tokens' firings: token within the shard, latent, canonical activation."""
+        self, tokens: npt.NDArray[np.uint32], a: int, lo: int, n_contexts: int
+    ) -> tuple[Part, fidelity.Sums, int]:
+        """What fires in the contexts of the shard from a on, their sums, and how many they are."""
+        batch = tokens[a : a + self._size(len(tokens))]
         ids = torch.from_numpy(batch.astype(np.int64)).to(self.lm.device)
         counted = ~np.isin(batch, self.special)
-        hook = self.sae.cfg.hook_name
-        assert hook is not None
-        hidden = self.lm.capture(ids, hook).flatten(0, 1)[torch.from_numpy(counted.reshape(-1))].float()
+        there = self.lm.capture(ids, str(self.sae.cfg.hook_name))
+        hidden = there.flatten(0, 1)[torch.from_numpy(counted.reshape(-1)).to(there.device)].float()
         firings = self.encoder(hidden)
         self._refuse_dense(firings)
-        self._fidelity(sums, ids, counted, hidden, firings, lo + a, n_contexts)
-        row, latent, act = self._canonical(firings)
-        sums.add_l0(np.bincount(row, minlength=len(hidden)))
         place = (np.flatnonzero(counted) + a * batch.shape[1]).astype(np.uint32)
-        return place[row], latent, act
-
-    def _canonical(
-        self, firings: Firings
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Row, latent and canonical activation of what fires; a latent without a direction writes nothing."""
-        row = firings.rows()
-        act = firings.act * self.decoder_norm[firings.latent]
-        if firings.scale is not None:
-            act *= firings.scale[row]
-        writes = act > 0
-        return row[writes], firings.latent[writes], act[writes]
+        part = Part(firings, self.sae.decoder_norm, place)
+        sums = fidelity.Sums()
+        sums.add_l0(part.l0)
+        context = np.arange(lo + a, lo + a + len(batch))
+        self._errors(sums, ids, counted, hidden, firings, context % self.cfg.fidelity_every == 0)
+        spliced = _evenly(context, n_contexts, self.cfg.ce_contexts)
+        for c in np.flatnonzero(spliced).tolist():  # one at a time: logits are [pos d_vocab]
+            self._cross_entropy(sums, ids[c : c + 1], counted, c, there[c : c + 1], hidden, firings)
+        return part, sums, len(batch)
 
     def _refuse_dense(self, firings: Firings) -> None:
         mean = len(firings.latent) / max(1, len(firings.indptr) - 1)
@@ -87,34 +108,48 @@ class ContextPass:
                 "point, the input normalisation and the threshold, then import it again with what is right"
             )
 
-    def _fidelity(
-        self, sums: fidelity.Sums, ids: torch.Tensor, counted: npt.NDArray[np.bool_], hidden: torch.Tensor,
-        firings: Firings, first: int, n_contexts: int,
-    ) -> None:
-        context = np.arange(first, first + len(ids))
-        decoded = context % self.cfg.fidelity_every == 0
-        if decoded.any():
-            rows = np.flatnonzero((counted & decoded[:, None])[counted])
-            x = hidden[torch.from_numpy(rows)]
-            recon = self.sae.decode(firings.of(rows, self.sae), x)
-            sums.add_reconstruction(self._target(ids, counted, decoded, x), recon)
-        spliced = _evenly(context, n_contexts, self.cfg.ce_contexts)
-        if spliced.any():
-            mask = torch.from_numpy(counted[spliced]).to(ids.device)
-            fidelity.add_cross_entropies(sums, self.lm, self.sae, ids[torch.from_numpy(spliced)], mask)
+    def _errors(
+        self, sums: fidelity.Sums, ids: torch.Tensor, counted: Bools, hidden: torch.Tensor, firings: Firings,
+        decoded: Bools,
+    ) -> None:  # fmt: skip
+        """Add MSE, FVU and basis kurtosis of the contexts `decoded` [batch]."""
+        if not decoded.any():
+            return
+        rows = torch.from_numpy(np.flatnonzero((counted & decoded[:, None])[counted])).to(hidden.device)
+        x = hidden[rows]
+        sums.add_basis(x)
+        sums.add_reconstruction(self._target(ids, counted, decoded, x), self.sae.decode(firings.of(rows, self.sae), x))
 
-    def _target(
-        self, ids: torch.Tensor, counted: npt.NDArray[np.bool_], decoded: npt.NDArray[np.bool_], x: torch.Tensor
-    ) -> torch.Tensor:
+    def _target(self, ids: torch.Tensor, counted: Bools, decoded: Bools, x: torch.Tensor) -> torch.Tensor:
         """What the SAE reconstructs: its input, or a transcoder's output hook point."""
         out = self.sae.cfg.hook_name_out
         if out is None:
             return x
-        y = self.lm.capture(ids[torch.from_numpy(decoded)], out).flatten(0, 1).float()
-        return y[torch.from_numpy(counted[decoded].reshape(-1))]
+        y = self.lm.capture(ids[torch.from_numpy(decoded).to(ids.device)], out).flatten(0, 1).float()
+        return y[torch.from_numpy(counted[decoded].reshape(-1)).to(y.device)]
+
+    def _cross_entropy(
+        self, sums: fidelity.Sums, ids: torch.Tensor, counted: Bools, c: int, there: torch.Tensor,
+        hidden: torch.Tensor, firings: Firings,
+    ) -> None:  # fmt: skip
+        """Add the cross-entropies of one context: number c of the batch; ids, there [1 pos ..] are its own."""
+        first, n = int(counted[:c].sum()), int(counted[c].sum())
+        rows = torch.arange(first, first + n, device=hidden.device)
+        clean = there if self.sae.cfg.hook_name_out is None else self.lm.capture(ids, self.sae.cfg.hook_name_out)
+        mask = torch.from_numpy(counted[c : c + 1]).to(ids.device)
+        recon = clean.new_zeros(clean.shape)
+        recon[mask] = self.sae.decode(firings.of(rows, self.sae), hidden[rows]).to(clean.dtype)
+        hook_name = self.sae.cfg.hook_name_out or str(self.sae.cfg.hook_name)
+        fidelity.add_cross_entropies(sums, self.lm, hook_name, ids, mask, clean, recon)
 
 
-def _evenly(context: npt.NDArray[np.int64], n: int, wanted: int) -> npt.NDArray[np.bool_]:
+def _out_of_memory(error: BaseException) -> bool:
+    """torch says so in a class of its own on an accelerator, and in words only on the host."""
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said
+
+
+def _evenly(context: npt.NDArray[np.int64], n: int, wanted: int) -> Bools:
     """Which of these contexts belong to `wanted` ones spread evenly over n."""
     if n <= wanted:
         return np.ones(len(context), bool)
@@ -129,8 +164,13 @@ class LatentPass:
         self.shards = sorted((StoredShard(p) for p in paths), key=lambda s: s.lo)
         self.tokens = np.concatenate([s.tokens for s in self.shards])
         self.sums = fidelity.merged([s.sums for s in self.shards])
-        firings = sum(np.diff(s.indptr) for s in self.shards)
-        self.live = torch.from_numpy(np.asarray(firings) > 0).to(decoder.sae.device)
+        self.live = torch.from_numpy(self._live()).to(decoder.sae.device)
+
+    def _live(self) -> Bools:
+        live = np.zeros(self.decoder.sae.cfg.d_sae, bool)
+        for shard in self.shards:
+            live |= shard.counts(0, len(live)) > 0
+        return live
 
     def shard(self, lo: int, hi: int) -> LatentShard:
         """Statistics, examples and weight facts of latents lo ≤ i < hi."""

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from sae_backend.core.activations import Rows
+from sae_backend.core.activations import Part, Rows
+from sae_backend.core.encode import Firings
 from sae_backend.core.sae import SparseAutoencoder
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -50,6 +52,24 @@ def own_scale(sae: SparseAutoencoder, x: Floats) -> Floats:
         return np.where(pre + w["b_gate"] > 0, np.maximum(pre * np.exp(w["r_mag"]) + w["b_mag"], 0), 0)
     acts = np.maximum(pre, 0)
     return np.tanh(acts) if sae.cfg.architecture == "tanh_relu" else acts
+
+
+def doubtful(sae: SparseAutoencoder, x: Floats, margin: float = 1e-4) -> npt.NDArray[np.bool_]:
+    """Which latents [n d_sae] are so near to firing or not that float32 may decide either way."""
+    w = {name: t.numpy().astype(np.float64) for name, t in sae.tensors().items()}
+    pre = np.einsum("ni,ij->nj", normalised(sae, x)[0], w["W_enc"]) + w["b_enc"]
+    near = np.abs(pre) < margin
+    if sae.cfg.architecture == "topk":
+        ranked = pre * (np.linalg.norm(w["W_dec"], axis=1) if sae.cfg.rank_by_decoder_norm else 1.0)
+        best = -np.sort(-ranked, axis=1)
+        k = sae.cfg.k or 0
+        rest = best[:, k : k + 1] if k < ranked.shape[1] else best[:, :1] - np.inf
+        near |= np.where(ranked >= best[:, k - 1 : k], ranked - rest, best[:, k - 1 : k] - ranked) < margin
+    if sae.cfg.architecture in ("jumprelu", "batchtopk"):
+        near |= np.abs(pre - w["threshold"]) < margin
+    if sae.cfg.architecture == "gated":
+        near = (np.abs(pre + w["b_gate"]) < margin) | (np.abs(pre * np.exp(w["r_mag"]) + w["b_mag"]) < margin)
+    return near
 
 
 def canonical(sae: SparseAutoencoder, x: Floats) -> Floats:
@@ -111,10 +131,34 @@ def rows(acts: Floats) -> Rows:
     return Rows(indptr, token.astype(np.int64), acts.T[latent, token].astype(np.float32))
 
 
-def fidelity(x: Floats, recon: Floats) -> dict[str, float]:
-    error = ((x - recon) ** 2).sum(1)
+def part(acts: npt.NDArray[np.float32], first: int = 0) -> Part:
+    """Firings of dense activations [tokens latents], the first of which stands at place `first` of its shard."""
+    token, latent = np.nonzero(acts > 0)
+    indptr = np.concatenate([[0], np.cumsum((acts > 0).sum(1))]).astype(np.int64)
+    columns = (torch.from_numpy(c) for c in (indptr, latent.astype(np.int32), acts[token, latent]))
+    return Part(Firings(*columns), torch.ones(acts.shape[1]), np.arange(first, first + len(acts), dtype=np.uint32))
+
+
+def dimensionality(sae: SparseAutoencoder, i: int, live: npt.NDArray[np.bool_]) -> float | None:
+    """D_i over live latents and itself; None without a direction."""
+    rows = sae.W_dec.numpy().astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1)
+    if not norms[i]:
+        return None
+    cos = rows @ rows[i] / np.where(norms, norms, 1) / norms[i]
+    return float(1 / (1 + (cos**2)[live & (np.arange(len(rows)) != i)].sum()))
+
+
+def evenly(n: int, wanted: int) -> list[int]:
+    """The `wanted` contexts spread evenly over n, or all."""
+    return [-(-j * n // wanted) for j in range(wanted)] if n > wanted else list(range(n))
+
+
+def fidelity(x: Floats, recon: Floats) -> dict[str, float | None]:
+    """Of no tokens, or of tokens that do not vary, what is undefined is None."""
+    error, spread = ((x - recon) ** 2).sum(1), ((x - x.mean(0)) ** 2).sum() if len(x) else 0.0
     return {
-        "mse": error.mean(),
-        "fvu": error.sum() / ((x - x.mean(0)) ** 2).sum(),
-        "normalised_mse": (error / (x**2).sum(1)).mean(),
+        "mse": error.mean() if len(x) else None,
+        "fvu": error.sum() / spread if spread > 1e-12 * (x**2).sum() else None,
+        "normalised_mse": (error / (x**2).sum(1)).mean() if len(x) else None,
     }

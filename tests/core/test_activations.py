@@ -26,8 +26,7 @@ def stored(folder: Path, acts: np.ndarray, size: int, order: int = 1) -> list[St
     paths = []
     for lo in range(0, CONTEXTS, size)[::order]:
         part = acts[lo * CTX_LEN : (lo + size) * CTX_LEN]
-        token, latent = np.nonzero(part)
-        row = by_latent(latent.astype(np.int32), token.astype(np.uint32), part[token, latent], LATENTS)
+        row = by_latent([brute.part(part)], LATENTS)
         tokens = np.arange(lo, lo + len(part) // CTX_LEN, dtype=np.uint32)[:, None].repeat(CTX_LEN, 1)
         paths.append(folder / "spool" / f"{lo}.safetensors")
         ActivationShard(lo, tokens, *row, {"tokens": len(part), "l0": {3: 1}}).save(paths[-1])

