@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready
+from celery.signals import worker_ready, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sae_backend.settings")
 
@@ -22,3 +22,11 @@ def supervise(sender: Any, **_: Any) -> None:
         from sae_backend import supervision
 
         supervision.begin(str(sender.hostname))
+
+
+@worker_shutting_down.connect
+def leave(**_: Any) -> None:
+    """A worker that is asked to end leaves its shard at the next report of progress, to whoever comes."""
+    from sae_backend import pulse
+
+    pulse.stopping.set()

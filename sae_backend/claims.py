@@ -1,73 +1,101 @@
-"""Who computes which shard: claims by compare-and-set, kept alive by heartbeats, taken over when they fall silent."""
+"""Who computes which shard: claims by compare-and-set, kept alive by heartbeats, taken back from who falls silent.
+
+A claim is its shard, worker and number (`attempts`): whatever a worker brings under a claim that is no longer the
+shard's present one is refused, however late it wakes up. All times are the database's: workers' clocks may differ.
+"""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.conf import settings
 from django.db import connection
-from django.utils import timezone
+from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models.functions import Now
 
 from sae_backend import runs
-from sae_backend.models import Run, RunShard
+from sae_backend.models import UNFINISHED, Run, RunShard
+
+WANTED = {
+    RunShard.Kind.CONTEXTS: (Run.State.QUEUED, Run.State.COMPUTING),
+    RunShard.Kind.LATENTS: (Run.State.LOADING,),
+}
 
 
 def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
-    """Take a shard by compare-and-set, or None when another has it, it is done, or the run does not want it."""
-    contexts = kind == RunShard.Kind.CONTEXTS
-    wanted = [Run.State.QUEUED, Run.State.COMPUTING] if contexts else [Run.State.LOADING]
-    _free_hung_loader(run_id, kind, index)
+    """Take a shard by compare-and-set, or None when another has it, it is done, or the run does not want it.
+
+    A worker does one thing at a time: a claim in its own name is one that it had to leave, and it may have it again.
+    """
+    end_silent_loaders(run_id)
     with connection.cursor() as cursor:
         cursor.execute(
             """
             update sae_backend_runshard s
-            set state = 'claimed', worker = %s, claimed_at = now(), heartbeat_at = now(), attempts = attempts + 1, progress = 0,
-                backend_pid = null
+            set state = 'claimed', worker = %(worker)s, claimed_at = now(), heartbeat_at = now(), progress = 0,
+                attempts = attempts + 1, backend_pid = null,
+                deaths = deaths + (s.state = 'claimed' and s.worker <> %(worker)s)::int
             from sae_backend_run r
-            where s.run_id = %s and s.kind = %s and s.index = %s and r.id = s.run_id and r.state = any(%s)
-              and (s.state = 'todo' or s.state = 'claimed' and s.heartbeat_at < now() - make_interval(secs => %s))
+            where s.run_id = %(run)s and s.kind = %(kind)s and s.index = %(index)s and r.id = s.run_id
+              and r.state = any(%(wanted)s) and (s.state = 'todo' or s.state = 'claimed' and (
+                s.worker = %(worker)s or s.heartbeat_at < now() - make_interval(secs => %(silent)s)))
             returning s.id
             """,
-            [worker, run_id, kind, index, wanted, settings.STALLED_SECONDS],
-        )
+            {
+                "worker": worker, "run": run_id, "kind": kind, "index": index,
+                "wanted": list(WANTED[RunShard.Kind(kind)]), "silent": settings.STALLED_SECONDS,
+            },
+        )  # fmt: skip
         row = cursor.fetchone()
-    if row is not None and contexts:
+    if row is not None and kind == RunShard.Kind.CONTEXTS:
         _begin(run_id)
     return None if row is None else RunShard.objects.select_related("run").get(pk=row[0])
 
 
 def _begin(run_id: int) -> None:
     """The first claim takes a run out of the queue."""
-    now = timezone.now()
     queued = Run.objects.filter(pk=run_id, state=Run.State.QUEUED)
-    if queued.update(state=Run.State.COMPUTING, started_at=now, heartbeat_at=now):
+    if queued.update(state=Run.State.COMPUTING, started_at=Now(), heartbeat_at=Now()):
         runs.log(run_id, "begun")
 
 
-def _free_hung_loader(run_id: int, kind: str, index: int) -> None:
-    """End the connection of a stalled claim: inside COPY it holds the shard's row, and no timeout ends it."""
+def end_silent_loaders(run_id: int, silent_seconds: float | None = None) -> None:
+    """End the connections of silent claims: hung inside COPY they lock their table, and no timeout ends them."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
             select pg_terminate_backend(a.pid)
             from sae_backend_runshard s join pg_stat_activity a on a.pid = s.backend_pid
-            where s.run_id = %s and s.kind = %s and s.index = %s and s.state = 'claimed'
-              and s.heartbeat_at < now() - make_interval(secs => %s)
+            where s.run_id = %s and s.state = 'claimed' and s.heartbeat_at < now() - make_interval(secs => %s)
               and a.backend_start < s.heartbeat_at and a.pid <> pg_backend_pid()
             """,
-            [run_id, kind, index, settings.STALLED_SECONDS],
+            [run_id, settings.STALLED_SECONDS if silent_seconds is None else silent_seconds],
         )
 
 
-def heartbeat(shard_id: int, worker: str, progress: int) -> bool:
-    """Say that the claim lives; False when it is no longer this worker's."""
-    alive = RunShard.objects.filter(pk=shard_id, worker=worker, state=RunShard.State.CLAIMED)
-    if not alive.update(heartbeat_at=timezone.now(), progress=progress):
+# ---- while a claim lasts -----------------------------------------------------------------------------
+
+
+def _present(shard: RunShard) -> QuerySet[RunShard]:
+    """The shard while this claim of it stands. No join: an update must check the row's newest version."""
+    claim = {"worker": shard.worker, "attempts": shard.attempts, "state": RunShard.State.CLAIMED}
+    return RunShard.objects.filter(pk=shard.pk, **claim)
+
+
+def _wanted(shard: RunShard) -> Exists:
+    states = WANTED[RunShard.Kind(shard.kind)]
+    return Exists(Run.objects.filter(pk=OuterRef("run_id"), state__in=states))
+
+
+def heartbeat(shard: RunShard, progress: int) -> bool:
+    """Say that the claim lives; False when it is no longer this worker's, or the run was stopped."""
+    if not _present(shard).filter(_wanted(shard)).update(heartbeat_at=Now(), progress=progress):
         return False
-    touch(RunShard.objects.values_list("run_id", flat=True).get(pk=shard_id))
-    return True
+    return touch(shard.run_id)
 
 
-def touch(run_id: int) -> None:
-    """Say that the run is worked on, and how many of its tokens are done."""
+def touch(run_id: int) -> bool:
+    """Say that the run is worked on, and how many of its tokens are done; False when there is no such run."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -79,17 +107,46 @@ def touch(run_id: int) -> None:
             """,
             [run_id],
         )
+        return cursor.rowcount == 1
+
+
+def finish_contexts(shard: RunShard, checksum: int) -> bool:
+    """Mark a shard of contexts done once its file is in the spool; False when the claim was lost."""
+    done = {"state": RunShard.State.DONE, "done_at": Now(), "checksum": checksum, "deaths": 0}
+    return bool(_present(shard).filter(_wanted(shard)).update(**done))
+
+
+# ---- the other ends of a claim -----------------------------------------------------------------------
+
+
+def give_back(shard: RunShard) -> bool:
+    """Leave a shard to whoever takes it next, as a worker does that goes on living."""
+    return bool(_present(shard).update(state=RunShard.State.TODO, progress=0))
 
 
 def release(worker: str) -> list[RunShard]:
-    """Give back every claim of a worker that is known to be gone; which they were."""
-    held = list(RunShard.objects.filter(worker=worker, state=RunShard.State.CLAIMED))
-    mine = RunShard.objects.filter(pk__in=[s.pk for s in held], worker=worker, state=RunShard.State.CLAIMED)
-    mine.update(state=RunShard.State.TODO)
-    return held
+    """Take back every claim of a worker that is known to have ended; which they were."""
+    return _take_back(RunShard.objects.filter(worker=worker), "ended")
 
 
-def finish_contexts(shard: RunShard) -> bool:
-    """Mark a shard of contexts done once its file is in the spool; False when the claim was lost."""
-    mine = RunShard.objects.filter(pk=shard.pk, worker=shard.worker, state=RunShard.State.CLAIMED)
-    return bool(mine.update(state=RunShard.State.DONE, done_at=timezone.now()))
+def take_silent(run_id: int | None = None) -> list[RunShard]:
+    """Take back the claims, of one run or all, that gave no sign for settings.STALLED_SECONDS; which they were."""
+    silent = RunShard.objects.filter(heartbeat_at__lt=Now() - timedelta(seconds=settings.STALLED_SECONDS))
+    if run_id is not None:
+        silent = silent.filter(run=run_id)
+    return _take_back(silent, "fell silent")
+
+
+def _take_back(shards: QuerySet[RunShard], how: str) -> list[RunShard]:
+    held = shards.filter(state=RunShard.State.CLAIMED, run__state__in=UNFINISHED).order_by("run", "kind", "index")
+    return [shard for shard in held if _taken_back(shard, how)]
+
+
+def _taken_back(shard: RunShard, how: str) -> bool:
+    end_silent_loaders(shard.run_id)
+    unmoved = _present(shard).filter(heartbeat_at=shard.heartbeat_at)  # of several that look, one takes it
+    if not unmoved.update(state=RunShard.State.TODO, progress=0, deaths=F("deaths") + 1):
+        return False
+    what = f"{shard.kind} {shard.lo:,} to {shard.hi:,}"
+    runs.log(shard.run_id, f"{shard.worker} {how} while it computed {what}: they are queued again", "warning")
+    return True

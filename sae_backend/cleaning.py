@@ -1,13 +1,15 @@
-"""What runs leave behind: tables of superseded runs, and activations in the spool."""
+"""What runs leave behind: tables of superseded and stopped runs, and activations in the spool."""
 
 from __future__ import annotations
 
-import shutil
+from datetime import timedelta
 
 from django.conf import settings
+from django.db.models import Q
+from django.utils import timezone
 
 from sae_backend import locks, spool, store
-from sae_backend.models import UNFINISHED, Run
+from sae_backend.models import RESUMABLE, UNFINISHED, Run
 
 
 def clean() -> None:
@@ -15,16 +17,18 @@ def clean() -> None:
     with locks.alone("cleaning", 0) as mine:
         if mine:
             store.drop_leftovers()
+            store.drop_stopped(settings.RESUMABLE_DAYS)
             if settings.DROP_RETIRED_AFTER_DAYS:
                 store.drop_retired(settings.DROP_RETIRED_AFTER_DAYS * 86400)
             clean_spool()
 
 
 def clean_spool() -> list[int]:
-    """Delete the activations of runs that have ended, however they did; which runs."""
+    """Delete the activations of runs that have ended and cannot be resumed any more; which runs."""
     there = {int(p.name) for p in spool.folder(0).parent.glob("*") if p.name.isdigit()}
-    needed = Run.objects.filter(pk__in=there, state__in=UNFINISHED).values_list("pk", flat=True)
+    resumable = Q(state__in=RESUMABLE, stopped_at__gte=timezone.now() - timedelta(days=settings.RESUMABLE_DAYS))
+    needed = Run.objects.filter(resumable | Q(state__in=UNFINISHED), pk__in=there).values_list("pk", flat=True)
     ended = sorted(there - set(needed))
     for run_id in ended:
-        shutil.rmtree(spool.folder(run_id), ignore_errors=True)
+        spool.remove(run_id)
     return ended

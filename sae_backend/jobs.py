@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import lru_cache
+from datetime import datetime
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, connections, transaction
+from django.db import transaction
 from django.utils import timezone
 from django.utils.text import slugify
 from safetensors import SafetensorError
 
-from sae_backend import claims, identity, locks, packing, queue, runs, spool, store
+from sae_backend import claims, faults, identity, locks, packing, queue, runs, spool, store
 from sae_backend.core import checkpoints, fidelity, language_model
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
 from sae_backend.core.decoder import Decoder
 from sae_backend.core.language_model import LM, LanguageModelError
+from sae_backend.core.results import LatentShard
 from sae_backend.core.run import ContextPass, LatentPass, RunError
 from sae_backend.core.sae import SparseAutoencoder
-from sae_backend.models import LanguageModel, Run, RunShard, Sae, SaeImport
+from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
+from sae_backend.pulse import Abandoned, Pulse
 
 HELPFUL = (CheckpointError, LanguageModelError, RunError, store.StoreError)
-DATABASE_AWAY = (OperationalError, InterfaceError)  # a matter of time: the work is done again
-MAX_ATTEMPTS = 5  # of one shard: what kills its worker each time would do so for ever
+MAX_DEATHS = 5  # of workers in one shard, none having done it: what ends each of them would do so for ever
+logger = logging.getLogger(__name__)
 
 # ---- what is loaded once and kept --------------------------------------------------------------
 
@@ -79,7 +82,8 @@ def context_pass(run_id: int) -> ContextPass:
 
 
 @lru_cache(maxsize=1)
-def latent_pass(run_id: int) -> LatentPass:
+def latent_pass(run_id: int, computed_at: datetime | None) -> LatentPass:
+    """Of the spool as it was when all contexts were done; lost ones done again make another."""
     run = Run.objects.select_related("sae").get(pk=run_id)
     cfg = _config(run)
     lm = _lm(run.sae.lm_id, cfg.dtype)
@@ -114,26 +118,61 @@ def new_run(sae: Sae, dataset: Any, **options: Any) -> Run:
 def compute_contexts(run_id: int, index: int) -> None:
     """Encode one shard of contexts into the spool."""
     shard = claims.claim(run_id, RunShard.Kind.CONTEXTS, index, identity.worker())
-    if shard is None:
-        return
-    with _claimed(shard) as report:
-        run = Run.objects.select_related("dataset__lm").get(pk=run_id)
-        tokens = store.read_contexts(run.dataset, shard.lo, shard.hi)
-        result = context_pass(run_id).shard(tokens, shard.lo, run.dataset.n_contexts, report)
-        if claims.heartbeat(shard.pk, shard.worker, tokens.size):
-            result.save(spool.file(shard))
-            claims.finish_contexts(shard)
+    if shard is not None:
+        with _claimed(shard) as pulse:
+            _encode(shard, pulse)
     queue.continue_after_contexts(run_id)
+
+
+def _encode(shard: RunShard, pulse: Pulse) -> None:
+    dataset = Dataset.objects.select_related("lm").get(runs=shard.run_id)
+    tokens = store.read_contexts(dataset, shard.lo, shard.hi)
+    result = context_pass(shard.run_id).shard(tokens, shard.lo, dataset.n_contexts, pulse.report)
+    pulse.report(tokens.size)
+    path = spool.file(shard)
+    result.save(path)
+    if not claims.finish_contexts(shard, spool.checksum(path)):
+        path.unlink(missing_ok=True)
 
 
 def load_latents(run_id: int, index: int) -> None:
     """Reduce one shard of latents and COPY its rows."""
     shard = claims.claim(run_id, RunShard.Kind.LATENTS, index, identity.worker())
-    if shard is None:
-        return
-    with _claimed(shard):
-        store.load_latents(shard, latent_pass(run_id).shard(shard.lo, shard.hi))
+    if shard is not None:
+        with _mended(), _claimed(shard) as pulse:
+            result = _reduce(shard)
+            pulse.report(shard.hi - shard.lo)
+            store.load_latents(shard, result)
     queue.continue_after_latents(run_id)
+
+
+def _reduce(shard: RunShard) -> LatentShard:
+    """A shard of latents, once its share of the spool is verified: all shards together read every file whole."""
+    stored = shard.run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
+    shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
+    with _finding_lost(stored):
+        spool.verify(stored[shard.index :: shares])
+        return latent_pass(shard.run_id, shard.run.computed_at).shard(shard.lo, shard.hi)
+
+
+@contextmanager
+def _finding_lost(stored: Iterable[RunShard]) -> Iterator[None]:
+    """Where the spool cannot be read, see whether files of it are lost: those can be computed again."""
+    try:
+        yield
+    except (OSError, SafetensorError):
+        spool.verify(stored)
+        raise
+
+
+@contextmanager
+def _mended() -> Iterator[None]:
+    """Have contexts whose file is lost computed again, and then the latents."""
+    try:
+        yield
+    except spool.Lost as lost:
+        logger.warning("lost from the spool: %s", lost)
+        queue.recompute(lost.shards)
 
 
 def publish(run_id: int) -> None:
@@ -142,12 +181,12 @@ def publish(run_id: int) -> None:
         run = Run.objects.select_related("sae", "dataset").get(pk=run_id)
         if not mine or run.state != Run.State.SEALED:
             return
-        with _explained(run_id):
+        with _mended(), _explained(run_id), Pulse(lambda _: claims.touch(run_id)):
             store.seal(run_id)
             store.publish(run_id, _figures(run))
             runs.log(run_id, "published")
+            spool.remove(run_id)
     forget()
-    shutil.rmtree(spool.folder(run_id), ignore_errors=True)
 
 
 def forget() -> None:
@@ -158,7 +197,8 @@ def forget() -> None:
 
 def _figures(run: Run) -> dict[str, Any]:
     """Fidelity, scale and timing of a run, for its summary."""
-    latents = latent_pass(run.pk)
+    with _finding_lost(run.shards.filter(kind=RunShard.Kind.CONTEXTS)):
+        latents = latent_pass(run.pk, run.computed_at)
     sae = _sae(run.sae_id)
     now = timezone.now()
     seconds = {
@@ -177,55 +217,45 @@ def _figures(run: Run) -> dict[str, Any]:
 
 
 @contextmanager
-def _claimed(shard: RunShard) -> Iterator[Callable[[int], None]]:
-    """Keep a claim alive while its work goes on; a failure that people can mend fails the run with its sentence."""
-    progress = [0]
-    ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(shard, progress, ended), daemon=True)
-    beat.start()
+def _claimed(shard: RunShard) -> Iterator[Pulse]:
+    """Keep a claim alive while its work goes on, and give it back where that is left, for whatever reason."""
     try:
-        with _explained(shard.run_id):
+        with _explained(shard.run_id), Pulse(partial(claims.heartbeat, shard)) as pulse:
             _refuse_deadly(shard)
-            yield lambda done: progress.__setitem__(0, done)
-    finally:
-        ended.set()
-        beat.join()
+            yield pulse
+    except BaseException as error:
+        with suppress(*faults.DATABASE):
+            if claims.give_back(shard) and isinstance(error, Abandoned):
+                queue.send(shard)
+        if not isinstance(error, Abandoned):
+            raise
+        logger.info("left %s %s to %s of run %s", shard.kind, shard.lo, shard.hi, shard.run_id)
     claims.touch(shard.run_id)
 
 
 def _refuse_deadly(shard: RunShard) -> None:
-    if shard.attempts > MAX_ATTEMPTS:
+    if shard.deaths >= MAX_DEATHS:
         raise RunError(
-            f"{MAX_ATTEMPTS} workers ended while they computed {shard.kind} {shard.lo:,} to {shard.hi:,}, the last of "
-            f"them {shard.worker}: perhaps for want of memory. Give workers more, or take smaller shards, and run again"
+            f"{shard.deaths} workers ended while they computed {shard.kind} {shard.lo:,} to {shard.hi:,}: perhaps for "
+            "want of memory. Give workers more, or take smaller shards, and run again"
         )
-
-
-def _beat(shard: RunShard, progress: list[int], ended: threading.Event) -> None:
-    while not ended.wait(settings.WORKER_HEARTBEAT_SECONDS):
-        try:
-            claims.heartbeat(shard.pk, shard.worker, progress[0])
-        except DATABASE_AWAY:
-            _leave_broken_connection()
-    connections.close_all()
-
-
-def _leave_broken_connection() -> None:
-    """Take a new one next time; a sound one stays, with the locks it holds."""
-    if not connection.is_usable():
-        connection.close()
 
 
 @contextmanager
 def _explained(run_id: int) -> Iterator[None]:
-    """Fail the run with a sentence, but not because the database is away: its claim runs out and it is done again."""
+    """Fail the run with a sentence, but not for what passes: its work is done again."""
     try:
         yield
-    except DATABASE_AWAY:
-        _leave_broken_connection()
+    except (Abandoned, spool.Lost):
         raise
     except Exception as error:
+        if isinstance(error, faults.DATABASE):
+            faults.leave_broken_connection()
+        if faults.passes(error):
+            raise
         runs.fail(run_id, _sentence(error))
+        if isinstance(error, faults.DATABASE):  # which would be tried again
+            raise RunError(_sentence(error)) from error
         raise
 
 
@@ -237,6 +267,8 @@ def _sentence(error: Exception) -> str:
             f"{settings.STORE_DIR} cannot be used: {error}. It needs free space, and one place that all workers share; "
             "mend that, or set STORE_DIR to another directory, and run it again"
         )
+    if isinstance(error, faults.DATABASE):
+        return faults.sentence(error)
     return f"{type(error).__name__}: {error}. This is a fault of ours; the worker's log has its traceback"
 
 
@@ -252,9 +284,9 @@ def import_sae(import_id: int) -> None:
         SaeImport.objects.filter(pk=import_id).update(state=SaeImport.State.RUNNING)
         try:
             _finish(row, _imported(row))
-        except DATABASE_AWAY:
-            raise
         except Exception as error:
+            if faults.passes(error):
+                raise
             ended = {"state": SaeImport.State.FAILED, "done_at": timezone.now()}
             SaeImport.objects.filter(pk=import_id).update(error=_sentence(error), **ended)
             if not isinstance(error, HELPFUL):

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
-from django.utils import timezone
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+from kombu.exceptions import OperationalError
 
 from sae_backend import claims, runs, spool, tasks
 from sae_backend.celery import app
 from sae_backend.models import RESUMABLE, UNFINISHED, Run, RunShard, SaeImport
+
+logger = logging.getLogger(__name__)
+BROKER_AWAY = (OperationalError, OSError)
+MAX_LOSSES = 2  # of one shard's file: a third time, computing it again is of no use
+LOSES = (
+    "activations of contexts {places} were written {n} times, and each time the file was gone or was not what had been "
+    "written: see that nothing cleans the spool and that its disk is sound, then resume the run"
+)
 
 
 def start(run_id: int) -> None:
@@ -30,18 +41,29 @@ def enqueue(run_id: int) -> None:
         _shards(run, RunShard.Kind.LATENTS)
         continue_after_latents(run_id)
     elif run.state == Run.State.SEALED:
-        tasks.publish_run.delay(run_id)
+        _sent(tasks.publish_run, run_id)
 
 
 def _shards(run: Run, kind: str) -> None:
-    for shard in run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).order_by("index"):
-        send(shard)
+    """One message a shard; where Redis does not take the first, the rest are not tried."""
+    left = run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).order_by("index")
+    all(send(shard) for shard in left)
 
 
-def send(shard: RunShard) -> None:
+def send(shard: RunShard) -> bool:
     """Queue one shard; whoever takes a message of a shard that is done or claimed drops it."""
     task = tasks.compute_contexts if shard.kind == RunShard.Kind.CONTEXTS else tasks.load_latents
-    task.delay(shard.run_id, shard.index)
+    return _sent(task, shard.run_id, shard.index)
+
+
+def _sent(task: Any, *ids: int) -> bool:
+    """Whether Redis took a message. Without it nothing is lost: the database knows the work, and sweep sends it."""
+    try:
+        task.delay(*ids)
+    except BROKER_AWAY as error:
+        logger.warning("Redis takes no message, %s%s is sent later: %s", task.name, ids, error)
+        return False
+    return True
 
 
 def continue_after_contexts(run_id: int) -> None:
@@ -58,27 +80,64 @@ def continue_after_latents(run_id: int) -> None:
         enqueue(run_id)
 
 
+# ---- what people ask for, and what was lost ----------------------------------------------------------
+
+
 def cancel(run_id: int) -> bool:
     """Stop a run at its owner's wish; True unless it had ended. Its workers notice at their next heartbeat."""
     return runs.cancel(run_id)
 
 
 def resume(run_id: int) -> bool:
-    """Take a failed or cancelled run up where it stopped, with what is still there; True if it was."""
-    missing = spool.missing(Run.objects.get(pk=run_id))
-    if not runs.reopen(run_id, RESUMABLE, missing):
+    """Take a failed, cancelled or stalled run up where it stopped, with what is still there; True if it was."""
+    run = Run.objects.get(pk=run_id)
+    if run.state in UNFINISHED:
+        return _send_again(run)
+    claims.end_silent_loaders(run_id, 0.0)  # of a run that was stopped nobody is waited for
+    if not runs.reopen(run_id, RESUMABLE, spool.missing(run)):
         return False
     runs.log(run_id, "resumed; what was computed is kept")
     start(run_id)
     return True
 
 
+def _send_again(run: Run) -> bool:
+    """Send a stalled run's open shards; False while a worker is at one of them or was lately."""
+    for shard in claims.take_silent(run.pk):
+        send(shard)
+    if not _silent(settings.STALLED_SECONDS).filter(pk=run.pk).exists():
+        return False
+    claims.touch(run.pk)
+    runs.log(run.pk, "resumed; its open shards are queued again")
+    start(run.pk)
+    return True
+
+
+def recompute(lost: Sequence[RunShard]) -> None:
+    """Have shards of contexts computed again whose files are lost, and all latents, which are made of them."""
+    run_id, places = lost[0].run_id, ", ".join(f"{shard.lo:,} to {shard.hi:,}" for shard in lost)
+    if any(shard.losses >= MAX_LOSSES for shard in lost):
+        runs.fail(run_id, LOSES.format(n=MAX_LOSSES + 1, places=places))
+    elif runs.reopen(run_id, (Run.State.LOADING, Run.State.SEALED), [shard.index for shard in lost]):
+        RunShard.objects.filter(pk__in=[shard.pk for shard in lost]).update(losses=F("losses") + 1)
+        what = "are gone from the spool, or are not what was written; they are computed again"
+        runs.log(run_id, f"activations of contexts {places} {what}", "warning")
+        enqueue(run_id)
+
+
+# ---- work that nobody does ---------------------------------------------------------------------------
+
+
 def waiting() -> int:
-    """Messages in the compute queue that no worker has taken."""
-    with app.connection_for_read() as connection:
-        name = settings.CELERY_TASK_DEFAULT_QUEUE
-        channel: Any = connection.default_channel
-        return int(channel.queue_declare(queue=name, passive=False, durable=True).message_count)
+    """Messages in the compute queue that no worker has taken; ConnectionError where Redis does not answer."""
+    try:
+        with app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            name = settings.CELERY_TASK_DEFAULT_QUEUE
+            channel: Any = connection.default_channel
+            return int(channel.queue_declare(queue=name, passive=False, durable=True).message_count)
+    except BROKER_AWAY as error:
+        raise ConnectionError(f"Redis does not answer: {error}") from error
 
 
 def take_over(worker: str) -> int:
@@ -87,42 +146,45 @@ def take_over(worker: str) -> int:
     for shard in held:
         send(shard)
     for run in Run.objects.filter(state=Run.State.SEALED):
-        tasks.publish_run.delay(run.pk)
+        _sent(tasks.publish_run, run.pk)
     for row in SaeImport.objects.filter(state=SaeImport.State.RUNNING):
-        tasks.import_sae.delay(row.pk)
+        _sent(tasks.import_sae, row.pk)
     return len(held)
 
 
-def sweep(stalled_seconds: float) -> int:
-    """Send again what nobody works on: after a worker, Redis or the machine went away. How many runs and imports.
+def sweep(silent_seconds: float) -> int:
+    """Send again what nobody works on: after a worker, Redis or the machine went away. How many shards, runs, imports.
 
-    Only with an empty queue: while messages wait, a silent run may just be behind them.
+    Runs and imports only with an empty queue: while messages wait, a silent run may just be behind them.
     """
+    taken = claims.take_silent()
+    for shard in taken:
+        send(shard)
     if waiting():
-        return 0
-    cutoff = timezone.now() - timedelta(seconds=stalled_seconds)
+        return len(taken)
     found = 0
-    for run in _silent(cutoff):
+    for run in _silent(silent_seconds):
         # compare and set: of several workers that sweep, one sends
-        if Run.objects.filter(pk=run.pk, heartbeat_at=run.heartbeat_at).update(heartbeat_at=timezone.now()):
+        if Run.objects.filter(pk=run.pk, heartbeat_at=run.heartbeat_at).update(heartbeat_at=Now()):
             runs.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
             enqueue(run.pk)
             found += 1
-    return found + _imports(cutoff)
+    return len(taken) + found + _imports(silent_seconds)
 
 
-def _silent(cutoff: datetime) -> QuerySet[Run]:
-    """Unfinished runs without a sign of life since the cutoff and without a claim that another worker keeps alive."""
-    alive = timezone.now() - timedelta(seconds=settings.STALLED_SECONDS)
-    kept = RunShard.objects.filter(run=OuterRef("pk"), state=RunShard.State.CLAIMED, heartbeat_at__gt=alive)
-    silent = Q(heartbeat_at__lt=cutoff) | Q(heartbeat_at=None, created_at__lt=cutoff)
+def _silent(seconds: float) -> QuerySet[Run]:
+    """Unfinished runs without a sign of life for so long and without a claim, which a worker keeps alive."""
+    cutoff = Now() - timedelta(seconds=seconds)
+    kept = RunShard.objects.filter(run=OuterRef("pk"), state=RunShard.State.CLAIMED)
+    silent = Q(heartbeat_at__lte=cutoff) | Q(heartbeat_at=None, created_at__lte=cutoff)
     return Run.objects.filter(silent, ~Exists(kept), state__in=UNFINISHED).order_by("pk")
 
 
-def _imports(cutoff: datetime) -> int:
+def _imports(seconds: float) -> int:
     """Imports that were queued or being read when everything stopped; one that is being read is left alone."""
-    lost = SaeImport.objects.filter(state__in=[SaeImport.State.QUEUED, SaeImport.State.RUNNING], created_at__lt=cutoff)
+    open_states = [SaeImport.State.QUEUED, SaeImport.State.RUNNING]
+    lost = SaeImport.objects.filter(state__in=open_states, created_at__lte=Now() - timedelta(seconds=seconds))
     pks = list(lost.order_by("pk").values_list("pk", flat=True))
     for pk in pks:
-        tasks.import_sae.delay(pk)
+        _sent(tasks.import_sae, pk)
     return len(pks)

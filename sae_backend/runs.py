@@ -96,7 +96,7 @@ def reopen(run_id: int, states: Collection[str], lost: Collection[int] = ()) -> 
         contexts = run.shards.filter(kind=RunShard.Kind.CONTEXTS)
         contexts.filter(index__in=lost).update(state=RunShard.State.TODO, progress=0, done_at=None)
         open_shards = run.shards.exclude(state=RunShard.State.DONE)
-        open_shards.update(state=RunShard.State.TODO, progress=0)
+        open_shards.update(state=RunShard.State.TODO, progress=0, deaths=0)
         _set_stage(run, all_encoded=not open_shards.filter(kind=RunShard.Kind.CONTEXTS).exists())
     return True
 

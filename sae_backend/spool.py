@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from django.conf import settings
 
 from sae_backend.models import Run, RunShard
+
+BLOCK = 1 << 22
+
+
+class Lost(Exception):
+    """Shards of contexts whose file is gone, or is not what was written."""
+
+    def __init__(self, shards: Sequence[RunShard]) -> None:
+        super().__init__(", ".join(file(shard).name for shard in shards))
+        self.shards = shards
 
 
 def folder(run_id: int) -> Path:
@@ -23,3 +36,31 @@ def missing(run: Run) -> list[int]:
     """Shards of contexts that are done but whose file is not there."""
     done = run.shards.filter(kind=RunShard.Kind.CONTEXTS, state=RunShard.State.DONE).order_by("index")
     return [shard.index for shard in done if not file(shard).exists()]
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file: it finds what storage does to files, not what people do on purpose."""
+    crc = 0
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def verify(shards: Iterable[RunShard]) -> None:
+    """Raise Lost for those of these shards whose file does not have the checksum it was written with."""
+    lost = [shard for shard in shards if not _intact(shard)]
+    if lost:
+        raise Lost(lost)
+
+
+def _intact(shard: RunShard) -> bool:
+    try:
+        return checksum(file(shard)) == shard.checksum
+    except OSError:
+        return False
+
+
+def remove(run_id: int) -> None:
+    """Delete a run's activations."""
+    shutil.rmtree(folder(run_id), ignore_errors=True)

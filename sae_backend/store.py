@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from sae_backend import packing, rows, summary
 from sae_backend.core.results import LatentShard
-from sae_backend.models import Dataset, Run, RunShard, Sae
+from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
 from sae_backend.rows import STATISTICS
 
 # what a table sorts by has an index of its own: (column, index) where the latent fired
@@ -120,21 +121,29 @@ def load_latents(shard: RunShard, result: LatentShard) -> bool:
     """COPY a shard's rows and mark it done, in one transaction; False, and no row, when claim or run is gone."""
     latent, page = tables(shard.run_id)
     _note_backend(shard)
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("select state from sae_backend_run where id = %s for share", [shard.run_id])
-        if cursor.fetchone()[0] != Run.State.LOADING:
-            return False
-        cursor.execute("select state, worker from sae_backend_runshard where id = %s for update", [shard.pk])
-        if cursor.fetchone() != (RunShard.State.CLAIMED, shard.worker):
-            return False
+    with transaction.atomic():
         rows.latents(latent, shard.run_id, result)
         rows.pages(page, shard.run_id, result)
+        if _finish(shard):
+            return True
+        transaction.set_rollback(True)
+    return False
+
+
+def _finish(shard: RunShard) -> bool:
+    """Compare and set after the COPY: during it the claim's heartbeats go on, and nobody waits for its row."""
+    with connection.cursor() as cursor:
         cursor.execute(
-            "update sae_backend_runshard set state = 'done', done_at = now(), progress = hi - lo, backend_pid = null"
-            " where id = %s",
-            [shard.pk],
+            """
+            update sae_backend_runshard s
+            set state = 'done', done_at = clock_timestamp(), progress = hi - lo, backend_pid = null, deaths = 0
+            from sae_backend_run r
+            where s.id = %s and s.worker = %s and s.attempts = %s and s.state = 'claimed'
+              and r.id = s.run_id and r.state = 'loading'
+            """,
+            [shard.pk, shard.worker, shard.attempts],
         )
-    return True
+        return cursor.rowcount == 1
 
 
 def _note_backend(shard: RunShard) -> None:
@@ -142,8 +151,8 @@ def _note_backend(shard: RunShard) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "update sae_backend_runshard set backend_pid = pg_backend_pid(), heartbeat_at = clock_timestamp()"
-            " where id = %s and worker = %s and state = 'claimed'",
-            [shard.pk, shard.worker],
+            " where id = %s and worker = %s and attempts = %s and state = 'claimed'",
+            [shard.pk, shard.worker, shard.attempts],
         )
 
 
@@ -214,23 +223,33 @@ def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
 
 
 def drop_leftovers() -> None:
-    """Drop the tables of runs that nobody reads or writes any more; needs autocommit."""
-    for run_id in _gone_with_tables():
+    """Drop the tables of runs that nobody reads any more; needs autocommit."""
+    for run_id in _with_tables(Run.objects.filter(state=Run.State.DROPPED)):
         for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
             _detach_and_drop(parent, table)
 
 
-def _gone_with_tables() -> list[int]:
-    """Runs that nobody reads or writes any more, but whose tables are there."""
+def drop_stopped(days: float) -> list[int]:
+    """Drop the tables of runs that failed or were cancelled so many days ago, and are not being resumed; which runs."""
+    recent = Run.objects.filter(stopped_at__gte=timezone.now() - timedelta(days=days))
+    stopped = Run.objects.filter(state__in=RESUMABLE).exclude(pk__in=recent)
+    return [run_id for run_id in _with_tables(stopped) if _drop_if_still(stopped, run_id)]
+
+
+def _drop_if_still(stopped: QuerySet[Run], run_id: int) -> bool:
+    with transaction.atomic():
+        still = stopped.select_for_update(skip_locked=True).filter(pk=run_id).exists()
+        if still:
+            drop_tables(run_id)
+    return still
+
+
+def _with_tables(runs: QuerySet[Run]) -> list[int]:
+    """Those of these runs that have tables."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            select distinct r.id from sae_backend_run r join pg_class c
-            on c.relname in ('latent_r' || r.id, 'latent_page_r' || r.id)
-            where r.state in ('failed', 'cancelled', 'dropped')
-            """
-        )
-        return [row[0] for row in cursor.fetchall()]
+        cursor.execute("select relname from pg_class where starts_with(relname, 'latent_')")
+        there = {row[0] for row in cursor.fetchall()}
+    return [pk for pk in runs.order_by("pk").values_list("pk", flat=True) if there.intersection(tables(pk))]
 
 
 def _detach_and_drop(parent: str, table: str) -> None:

@@ -7,30 +7,53 @@ import threading
 import time
 
 from django.conf import settings
-from django.db import connections
+from django.db import connection, connections
 
-from sae_backend import cleaning, identity, queue
+from sae_backend import cleaning, faults, identity, queue
 
 logger = logging.getLogger(__name__)
+PATIENCE = 2.0  # seconds between two looks at a database that is away
 
 
 def begin(worker: str) -> None:
     """Take over under a Celery node's name: a name is one process, so whoever had it before is gone."""
     identity.be(worker)
-    taken = queue.take_over(worker)
-    if taken:
-        logger.warning("took back %s shards of a worker of this name that ended", taken)
-    queue.sweep(0.0)
+    while not _taken_over(worker):  # before the first task: later, what is held in this name is held by us
+        time.sleep(PATIENCE)
     threading.Thread(target=_watch, daemon=True, name="supervision").start()
 
 
+def _taken_over(worker: str) -> bool:
+    try:
+        if taken := queue.take_over(worker):
+            logger.warning("took back %s shards of a worker of this name that ended", taken)
+        queue.sweep(0.0)
+    except ConnectionError:  # Redis; what waits there is swept later
+        logger.warning("cannot look for stalled runs now", exc_info=True)
+    except faults.DATABASE:
+        logger.warning("the database is away; waiting for it", exc_info=True)
+        faults.leave_broken_connection()
+        return False
+    return True
+
+
 def _watch() -> None:
+    calm = True
     while True:
         time.sleep(settings.STALLED_SECONDS / 2)
-        try:
+        calm = _look(calm)
+
+
+def _look(calm: bool) -> bool:
+    """Whether the database and Redis are there; only where they were there before, nobody is silent for their sake."""
+    try:
+        connection.ensure_connection()
+        if calm:
             queue.sweep(settings.STALLED_SECONDS)
             cleaning.clean()
-        except Exception:  # the database or Redis is away; look again later
-            logger.warning("cannot look for stalled runs now", exc_info=True)
-        finally:
-            connections.close_all()
+        return True
+    except Exception:
+        logger.warning("cannot look for stalled runs now", exc_info=True)
+        return False
+    finally:
+        connections.close_all()

@@ -1,32 +1,40 @@
-"""Celery tasks: an id in, nothing out. Jobs are imported inside the bodies, so that queueing loads no torch."""
+"""Celery tasks: an id in, nothing out. Jobs are imported inside the bodies, so that queueing loads no torch.
+
+While the database is away a task waits and is tried again, for as long as it takes.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+from sae_backend import faults
 from sae_backend.celery import app
 
+AGAIN: dict[str, Any] = {"autoretry_for": faults.DATABASE, "max_retries": None, "retry_backoff": 1, "retry_backoff_max": 10}
 
-@app.task
+
+@app.task(**AGAIN)
 def import_sae(import_id: int) -> None:
     from sae_backend import jobs
 
     jobs.import_sae(import_id)
 
 
-@app.task
+@app.task(**AGAIN)
 def compute_contexts(run_id: int, index: int) -> None:
     from sae_backend import jobs
 
     jobs.compute_contexts(run_id, index)
 
 
-@app.task
+@app.task(**AGAIN)
 def load_latents(run_id: int, index: int) -> None:
     from sae_backend import jobs
 
     jobs.load_latents(run_id, index)
 
 
-@app.task
+@app.task(**AGAIN)
 def publish_run(run_id: int) -> None:
     from sae_backend import jobs
 

@@ -14,7 +14,7 @@ from django.db import connection
 from django.utils import timezone
 from safetensors import SafetensorError
 
-from sae_backend import claims, cleaning, jobs, packing, queue, registry, runs, spool, store
+from sae_backend import claims, cleaning, faults, jobs, packing, queue, registry, runs, spool, store
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from tests.backend import demo, messages, synthetic
 from tests.backend.synthetic import CONTEXTS, LATENTS
@@ -228,7 +228,7 @@ def test_a_fault_of_ours_is_admitted(sae: Sae, dataset: Dataset) -> None:
 
 def test_a_shard_that_ends_its_worker_each_time_is_given_up(sae: Sae, dataset: Dataset) -> None:
     run = jobs.new_run(sae, dataset, **demo.QUICK)
-    run.shards.filter(kind=CONTEXTS, index=2).update(attempts=jobs.MAX_ATTEMPTS)
+    run.shards.filter(kind=CONTEXTS, index=2).update(deaths=jobs.MAX_DEATHS)
     messages.carry_out([])
     assert fresh(run).state == Run.State.FAILED
     assert run.error.startswith("5 workers ended while they computed contexts 16 to 24")
@@ -254,14 +254,14 @@ def test_a_connection_that_is_cut_inside_copy_leaves_the_shard_to_be_done_again(
     for index in range(6):
         jobs.compute_contexts(run.pk, index)
     _cut_copies_into(f"latent_page_r{run.pk}")
-    with pytest.raises(jobs.DATABASE_AWAY):
+    with pytest.raises(faults.DATABASE):
         jobs.load_latents(run.pk, 3)
     assert fresh(run).state == Run.State.LOADING and run.error == ""
     shard = run.shards.get(kind=LATENTS, index=3)
-    assert shard.state == RunShard.State.CLAIMED and synthetic.count(f"latent_r{run.pk}") == 0
+    assert (shard.state, shard.attempts, shard.deaths) == (RunShard.State.TODO, 1, 0)  # its worker lives
+    assert synthetic.count(f"latent_r{run.pk}") == 0
     with connection.cursor() as cursor:
         cursor.execute("drop function cut cascade")
-    run.shards.filter(pk=shard.pk).update(heartbeat_at=timezone.now() - timedelta(hours=1))
     messages.carry_out()
     assert fresh(run).state == Run.State.LIVE
 
@@ -320,11 +320,13 @@ def test_a_run_killed_before_its_first_message_begins_with_the_next_sweep(sae: S
 # ---- what runs leave behind ----
 
 
-def test_the_spool_keeps_only_runs_that_are_not_finished(sae: Sae, dataset: Dataset) -> None:
-    some = [jobs.new_run(sae, dataset, **demo.QUICK) for _ in range(3)]
+def test_the_spool_keeps_only_runs_that_are_not_finished_or_can_be_resumed(sae: Sae, dataset: Dataset) -> None:
+    some = [jobs.new_run(sae, dataset, **demo.QUICK) for _ in range(4)]
     for run in some:
         jobs.compute_contexts(run.pk, 0)
-    runs.cancel(some[0].pk)
-    Run.objects.filter(pk=some[1].pk).update(state=Run.State.LIVE)  # and killed before its spool went
+    for run in some[:2]:
+        runs.cancel(run.pk)
+    Run.objects.filter(pk=some[0].pk).update(stopped_at=timezone.now() - timedelta(days=8))
+    Run.objects.filter(pk=some[2].pk).update(state=Run.State.LIVE)  # and killed before its spool went
     cleaning.clean()
-    assert [spool.folder(run.pk).exists() for run in some] == [False, False, True]
+    assert [spool.folder(run.pk).exists() for run in some] == [False, True, False, True]

@@ -164,9 +164,30 @@ def test_a_pinned_run_is_kept_for_ever(run: Run) -> None:
 def test_tables_whose_removal_was_cut_short_go_the_next_time(run: Run) -> None:
     first, _ = published(run.sae, run.dataset), published(run.sae, run.dataset)
     Run.objects.filter(pk=first.pk).update(state=Run.State.DROPPED)  # and killed before the first table went
-    Run.objects.filter(pk=run.pk).update(state=Run.State.CANCELLED)
     assert store.drop_retired() == []
-    assert synthetic.tables(first) + synthetic.tables(run) == []
+    assert synthetic.tables(first) == []
+
+
+def test_tables_of_a_stopped_run_are_kept_until_it_is_no_longer_resumable(run: Run) -> None:
+    other = a_run(run.sae, run.dataset)
+    for each, days in ((run, 6), (other, 8)):
+        runs.cancel(each.pk)
+        Run.objects.filter(pk=each.pk).update(stopped_at=timezone.now() - timedelta(days=days))
+    cleaning.clean()
+    assert (len(synthetic.tables(run)), synthetic.tables(other)) == (2, [])
+
+
+def test_a_run_that_is_being_resumed_keeps_its_tables(run: Run) -> None:
+    runs.cancel(run.pk)
+    Run.objects.filter(pk=run.pk).update(stopped_at=timezone.now() - timedelta(days=8))
+    other = connection.copy()
+    other.set_autocommit(False)
+    with other.cursor() as cursor:
+        cursor.execute("select 1 from sae_backend_run where id = %s for update", [run.pk])
+        assert store.drop_stopped(7) == []
+    other.rollback()
+    other.close()
+    assert store.drop_stopped(7) == [run.pk]
 
 
 def test_a_detach_that_was_cut_short_is_finished(run: Run) -> None:

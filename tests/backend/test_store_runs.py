@@ -77,11 +77,11 @@ def test_a_silent_claim_can_be_taken_and_a_fresh_one_not(run: Run) -> None:
 def test_a_heartbeat_keeps_a_claim_and_tells_a_worker_that_lost_it(run: Run) -> None:
     shard = claims.claim(run.pk, LATENTS, 0, "first")
     stall(shard)
-    assert claims.heartbeat(shard.pk, "first", 5)  # type: ignore[union-attr]
+    assert shard is not None and claims.heartbeat(shard, 5)
     assert claims.claim(run.pk, LATENTS, 0, "second") is None
     stall(shard)
     assert claims.claim(run.pk, LATENTS, 0, "second") is not None
-    assert not claims.heartbeat(shard.pk, "first", 6)  # type: ignore[union-attr]
+    assert not claims.heartbeat(shard, 6)
 
 
 def test_no_shard_can_be_claimed_before_its_stage_or_after_it(run: Run) -> None:
@@ -102,9 +102,9 @@ def test_tokens_done_follow_the_shards(run: Run) -> None:
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING)
     run.shards.filter(kind=CONTEXTS).update(state=RunShard.State.TODO)
     first = claims.claim(run.pk, CONTEXTS, 0, "worker")
-    assert first is not None and claims.finish_contexts(first)
+    assert first is not None and claims.finish_contexts(first, checksum=0)
     second = claims.claim(run.pk, CONTEXTS, 1, "worker")
-    assert claims.heartbeat(second.pk, "worker", 40)  # type: ignore[union-attr]
+    assert second is not None and claims.heartbeat(second, 40)
     run.refresh_from_db()
     assert (run.tokens_done, run.tokens_total) == (8 * 8 + 40, 24 * 8)
 

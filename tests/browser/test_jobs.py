@@ -61,7 +61,7 @@ def test_progress_counts_finished_shards_and_the_claims_at_work(client: Client) 
     assert client.get(f"/jobs/{run.pk}.json").json()["tokens"]["done"] == 32  # before any heartbeat
     claimed = claims.claim(run.pk, RunShard.Kind.CONTEXTS, 1, "gpu-7")
     assert claimed is not None
-    claims.heartbeat(claimed.pk, "gpu-7", 16)
+    claims.heartbeat(claimed, 16)
     data = client.get(f"/jobs/{run.pk}.json").json()
     assert data["tokens"]["done"] == 32 + 16 and data["tokens"]["total"] == 64
     assert data["shards"] == {"contexts": {"done": 1, "total": 2}, "latents": {"done": 0, "total": 3}}
