@@ -76,18 +76,21 @@ _kept: list[Any] = []
 
 def _read_back(run_id: int, lo: int, hi: int) -> Any:
     from sae_backend import packing
-    from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
+    from sae_backend.core import results
     from sae_backend.rows import STATISTICS
 
     rows = _select("latent", [*STATISTICS, "strongest", "spark"], run_id, lo, hi)
     columns = dict(zip([*STATISTICS, "strongest", "spark"], zip(*rows, strict=True), strict=True))
     packed = _select("latent_page", ["examples", "histogram", "logits", "neighbours"], run_id, lo, hi)
     pages = list(zip(*packed, strict=True))
-    return LatentShard(
-        lo, hi, _record(LatentStats, columns), _record(DecoderStats, columns), columns["strongest"],
+    return results.LatentShard(
+        lo, hi, _record(results.LatentStats, columns), _record(results.DecoderStats, columns),
+        results.TokensByLatent.of(columns["strongest"]),
         np.stack([np.frombuffer(b, np.uint8) for b in columns["spark"]]),
-        [packing.unpack_examples(b) for b in pages[0]], [packing.unpack_histogram(b) for b in pages[1]],
-        [packing.unpack_logits(b) for b in pages[2]], [packing.unpack_neighbours(b) for b in pages[3]],
+        results.ExamplesByLatent.of([packing.unpack_examples(b) for b in pages[0]]),
+        results.HistogramsByLatent.of([packing.unpack_histogram(b) for b in pages[1]]),
+        results.LogitsByLatent.of([packing.unpack_logits(b) for b in pages[2]]),
+        results.NeighboursByLatent.of([packing.unpack_neighbours(b) for b in pages[3]]),
     )  # fmt: skip
 
 

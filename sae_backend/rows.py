@@ -2,59 +2,110 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from django.db import connection
 
-from sae_backend import packing
+from sae_backend.core import pages as packed
+from sae_backend.core.ragged import Ragged, fixed, join, kept
 from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
 
 STATISTICS = [f.name for f in (*fields(LatentStats), *fields(DecoderStats))]
-_INTEGERS = {"firings": "int8", "status": "int2"}
+_INTEGERS = {"firings": ">i8", "status": ">i2"}
+_FLOATS = [c for c in STATISTICS if c not in _INTEGERS]
+_BEGIN, _END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+_INT4 = 23  # PostgreSQL's number of the type
+_PIECE = 1 << 20  # bytes sent at once
 
 
 @contextmanager
-def copy(table: str, columns: Sequence[str], types: Sequence[str]) -> Iterator[Any]:
-    """A binary COPY inside the current transaction."""
+def copy(table: str, columns: Sequence[str], types: Sequence[str] = ()) -> Iterator[Any]:
+    """A binary COPY inside the current transaction; types, where rows are written one by one."""
     names = ", ".join(f'"{c}"' for c in columns)
     query = f"copy {table} ({names}) from stdin (format binary)"
     # psycopg's own errors become Django's, as everywhere else
     with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(query) as out:
-        out.set_types(types)
+        if types:
+            out.set_types(types)
         yield out
 
 
 def latents(table: str, run_id: int, result: LatentShard) -> None:
     """The statistics of a shard: what tables sort and filter by."""
-    columns = ["run_id", "index", *STATISTICS, "strongest", "promoted", "spark"]
-    types = ["int4", "int4", *(_INTEGERS.get(c, "float8") for c in STATISTICS), "int4[]", "int4[]", "bytea"]
-    values = [_plain(getattr(result.stats if hasattr(result.stats, c) else result.decoder, c)) for c in STATISTICS]
-    with copy(table, columns, types) as out:
-        for i, statistics in enumerate(zip(*values, strict=True)):
-            promoted = result.logits[i].promoted[:3].tolist()
-            row = (run_id, result.lo + i, *statistics, result.strongest[i], promoted, result.sparks[i].tobytes())
-            out.write_row(row)
-
-
-def _plain(values: npt.NDArray[Any]) -> list[Any]:
-    """Python numbers, None for what is undefined."""
-    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in values.tolist()]
+    values = {**vars(result.stats), **vars(result.decoder)}
+    promoted = np.where(result.logits.defined[:, None], result.logits.promoted[:, :3].astype(np.int64), -1)
+    with copy(table, ["run_id", "index", *_INTEGERS, *_FLOATS, "strongest", "promoted", "spark"]) as out:
+        parts = [
+            *_key(run_id, result),
+            *(_integers(values[c], dtype) for c, dtype in _INTEGERS.items()),
+            _floats(np.stack([values[c] for c in _FLOATS], 1)),
+            _arrays(result.strongest.ids),
+            _arrays(promoted),
+            *_octets(fixed(result.sparks)),
+        ]
+        _send(out, parts, 5 + len(STATISTICS))
 
 
 def pages(table: str, run_id: int, result: LatentShard) -> None:
     """The packed columns of a shard: what a latent's page shows whole."""
-    columns = ["run_id", "index", "examples", "histogram", "logits", "neighbours"]
-    with copy(table, columns, ["int4", "int4", "bytea", "bytea", "bytea", "bytea"]) as out:
-        for i in range(result.hi - result.lo):
-            blobs = (
-                packing.pack_examples(result.examples[i]),
-                packing.pack_histogram(result.histograms[i]),
-                packing.pack_logits(result.logits[i]),
-                packing.pack_neighbours(result.neighbours[i]),
-            )
-            out.write_row((run_id, result.lo + i, *blobs))
+    with copy(table, ["run_id", "index", "examples", "histogram", "logits", "neighbours"]) as out:
+        columns = (
+            packed.examples(result.examples),
+            packed.histograms(result.histograms),
+            packed.logits(result.logits),
+            packed.neighbours(result.neighbours),
+        )
+        _send(out, [*_key(run_id, result), *(part for c in columns for part in _octets(c))], 2 + len(columns))
+
+
+# ---- the binary format of COPY: a row is the number of its fields, and each field its length and its value -----------
+
+
+def _send(out: Any, parts: Sequence[Ragged], n_fields: int) -> None:
+    count = fixed(np.full(len(parts[0].starts) - 1, n_fields, ">i2"))
+    rows = join([count, *parts]).data.data
+    out.write(_BEGIN)
+    for a in range(0, len(rows), _PIECE):
+        out.write(rows[a : a + _PIECE])
+    out.write(_END)
+
+
+def _key(run_id: int, result: LatentShard) -> tuple[Ragged, Ragged]:
+    index = np.arange(result.lo, result.hi)
+    return _integers(np.full(len(index), run_id), ">i4"), _integers(index, ">i4")
+
+
+def _integers(values: npt.NDArray[Any], dtype: str) -> Ragged:
+    field = np.empty(len(values), [("length", ">i4"), ("value", dtype)])
+    field["length"], field["value"] = np.dtype(dtype).itemsize, values
+    return fixed(field)
+
+
+def _floats(values: npt.NDArray[np.float64]) -> Ragged:
+    """Fields [n m]; NULL, a length of -1, for what is undefined."""
+    defined = np.isfinite(values)
+    field = np.empty(values.shape, [("length", ">i4"), ("value", ">f8")])
+    field["length"], field["value"] = np.where(defined, 8, -1), values
+    octets = field.view(np.uint8).reshape(*values.shape, 12)
+    keep = np.ones(octets.shape, bool)
+    keep[..., 4:] = defined[..., None]
+    return kept(octets.reshape(len(values), -1), keep.reshape(len(values), -1))
+
+
+def _arrays(ids: npt.NDArray[np.int64]) -> Ragged:
+    """integer[] of each row of ids [n m] up to the first -1: length, dimensions, nulls, type, size, 1, then fields."""
+    column, n = np.arange(6 + 2 * ids.shape[1]), (ids >= 0).sum(1)
+    words = np.empty((len(ids), len(column)), ">i4")
+    words[:, 0], words[:, 1] = np.where(n, 20 + 8 * n, 12), n > 0
+    words[:, 2], words[:, 3], words[:, 4], words[:, 5] = 0, _INT4, n, 1
+    words[:, 6::2], words[:, 7::2] = 4, ids
+    return kept(words, column < np.where(n, 6 + 2 * n, 4)[:, None])
+
+
+def _octets(values: Ragged) -> tuple[Ragged, Ragged]:
+    return fixed(np.diff(values.starts).astype(">i4")), values

@@ -10,18 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sae_backend.core import page_kernels
 from sae_backend.core.language_model import Unembedding
-from sae_backend.core.results import DecoderStats
+from sae_backend.core.results import DecoderStats, LogitsByLatent, NeighboursByLatent
 from sae_backend.core.sae import SparseAutoencoder, top_k
-from sae_backend.packing import Logits, Neighbours
 
 N_NEIGHBOURS = 10
 N_LOGITS = 10
 LOGIT_BINS = 50
-_NO_IDS, _NO_FLOATS = np.zeros(0, np.uint32), np.zeros(0, np.float32)
-_NO_LOGITS = Logits(_NO_IDS, _NO_FLOATS, _NO_IDS, _NO_FLOATS, 0.0, 0.0, _NO_IDS)
 _COLUMNS = 16384  # latents compared at once
-_ROWS = 256  # latents whose logits are held at once
+_ROWS, _EFFECTS = 256, 1 << 24  # latents, and effects on logits, that are held at once
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class DecoderFacts:
     """Of latents lo ≤ i < hi, in order."""
 
     stats: DecoderStats
-    neighbours: list[Neighbours]
-    logits: list[Logits]
+    neighbours: NeighboursByLatent
+    logits: LogitsByLatent
 
 
 class Decoder:
@@ -61,8 +59,7 @@ class Decoder:
             logit_skewness=moments[:, 1],
             logit_kurtosis=moments[:, 2],
         )
-        cut = zip(near, near_cos, far, far_cos, strict=True)
-        return DecoderFacts(stats, [_finite(*row) for row in cut], logits)
+        return DecoderFacts(stats, NeighboursByLatent(near, near_cos, far, far_cos), logits)
 
     def _compare(
         self, lo: int, hi: int, live: Tensor
@@ -101,19 +98,18 @@ class Decoder:
         norm = encoder.norm(dim=1) * unit.norm(dim=1)
         return _floats((encoder * unit).sum(1) / torch.where(norm > 0, norm, torch.nan))
 
-    def _logits(self, lo: int, hi: int) -> tuple[list[Logits], npt.NDArray[np.float64]]:
-        records, moments = [_NO_LOGITS] * (hi - lo), np.full((hi - lo, 3), np.nan)
+    def _logits(self, lo: int, hi: int) -> tuple[LogitsByLatent, npt.NDArray[np.float64]]:
+        """Effects on the logits, and their std, skewness and kurtosis [n 3] over the vocabulary."""
+        d_vocab = 0 if self.W_U is None else self.W_U.shape[1]
+        out, powers = _no_logits(hi - lo, d_vocab), np.full((hi - lo, 3), np.nan)
         if self.W_U is None:
-            return records, moments
-        directed = (lo + self.directed[lo:hi].nonzero()[:, 0]).split(_ROWS)
-        for latents in directed:
-            effect = self.unit[latents] @ self.W_U
-            effect -= effect.mean(1, keepdim=True)
-            places = (latents - lo).cpu().numpy()
-            moments[places] = _moments(effect)
-            for place, record in zip(places.tolist(), _logit_records(effect), strict=True):
-                records[place] = record
-        return records, moments
+            return out, powers
+        for latents in self.directed[lo:hi].nonzero()[:, 0].split(min(_ROWS, max(1, _EFFECTS // d_vocab))):
+            effect, place = (self.unit[lo + latents] @ self.W_U).cpu().numpy(), latents.cpu().numpy()
+            lists = (out.promoted, out.promoted_effect, out.suppressed, out.suppressed_effect)
+            page_kernels.effects(effect, place, *lists, out.low, out.high, out.counts, powers)
+            out.defined[place] = True
+        return out, _moments(powers)
 
 
 class _Running:
@@ -139,28 +135,20 @@ class _Running:
         return self.columns.cpu().numpy().astype(np.uint32), self.values.cpu().numpy()
 
 
-def _logit_records(effect: Tensor) -> list[Logits]:
-    """Strongest tokens each way and a histogram of effect [n d_vocab]."""
-    m = min(N_LOGITS, effect.shape[1])
-    up, down = effect.topk(m, dim=1), effect.topk(m, dim=1, largest=False)
-    low, high = effect.amin(1), effect.amax(1)
-    width = (high - low).clamp_min(1e-30)
-    bins = ((effect - low[:, None]) * (LOGIT_BINS / width)[:, None]).long().clamp_(0, LOGIT_BINS - 1)
-    bins += torch.arange(len(effect), device=effect.device)[:, None] * LOGIT_BINS
-    counts = torch.bincount(bins.reshape(-1), minlength=len(effect) * LOGIT_BINS).reshape(-1, LOGIT_BINS)
-    ids = (x.cpu().numpy().astype(np.uint32) for x in (up.indices, down.indices, counts))
-    floats = (x.cpu().numpy() for x in (up.values, down.values, low, high))
-    rows = zip(*ids, *floats, strict=True)
-    return [Logits(p, pe, s, se, float(lo), float(hi), c) for p, s, c, pe, se, lo, hi in rows]
+def _no_logits(n: int, d_vocab: int) -> LogitsByLatent:
+    """Zeros to be filled."""
+    m, bins = min(N_LOGITS, d_vocab), LOGIT_BINS if d_vocab else 0
+    ids, values = np.zeros((2, n, m), np.uint32), np.zeros((2, n, m), np.float32)
+    low, high = np.zeros((2, n), np.float32)
+    counts = np.zeros((n, bins), np.uint32)
+    return LogitsByLatent(np.zeros(n, bool), ids[0], values[0], ids[1], values[1], low, high, counts)
 
 
-def _moments(effect: Tensor) -> npt.NDArray[np.float64]:
-    """std, skewness, kurtosis [n 3] of centred effect over the vocabulary."""
-    x = effect.double()
-    m2, m3, m4 = x.square().mean(1), x.pow(3).mean(1), x.square().square().mean(1)
-    flat = m2 <= 0
-    skewness = torch.where(flat, torch.nan, m3 / m2.pow(1.5))
-    return torch.stack([m2.sqrt(), skewness, torch.where(flat, torch.nan, m4 / m2.square())], 1).cpu().numpy()
+def _moments(powers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """std, skewness, kurtosis [n 3] from the means of the second, third and fourth powers."""
+    m2, m3, m4 = powers.T
+    m2 = np.where(m2 > 0, m2, np.nan)
+    return np.stack([np.sqrt(powers[:, 0]), m3 / m2**1.5, m4 / m2**2], 1)
 
 
 def _floats(tensor: Tensor) -> npt.NDArray[np.float64]:
@@ -171,12 +159,3 @@ def _first(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     if not values.shape[1]:
         return np.full(len(values), np.nan)
     return np.where(np.isfinite(values[:, 0]), values[:, 0].astype(np.float64), np.nan)
-
-
-def _finite(
-    near: npt.NDArray[np.uint32], near_cos: npt.NDArray[np.float32],
-    far: npt.NDArray[np.uint32], far_cos: npt.NDArray[np.float32],
-) -> Neighbours:  # fmt: skip
-    """Without what has no cosine."""
-    n, f = np.isfinite(near_cos), np.isfinite(far_cos)
-    return Neighbours(near[n], near_cos[n], far[f], far_cos[f])

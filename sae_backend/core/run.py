@@ -182,7 +182,7 @@ class LatentPass:
             hi=hi,
             stats=latent_stats(rows, self.sums.tokens),
             decoder=facts.stats,
-            strongest=[strongest_tokens(e, self.tokens) for e in examples],
+            strongest=strongest_tokens(examples, self.tokens),
             sparks=sparks(rows),
             examples=examples,
             histograms=histograms(rows),

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from sae_backend.core import kernels
 from sae_backend.core.activations import Rows
-from sae_backend.core.results import LatentStats, status_of
-from sae_backend.packing import BINS_PER_OCTAVE, FIRST_OCTAVE, N_BINS, N_INTERVALS, Histogram
+from sae_backend.core.results import HistogramsByLatent, LatentStats, status_of
+from sae_backend.packing import BINS_PER_OCTAVE, FIRST_OCTAVE, N_BINS, N_INTERVALS
 
 _FIRST = (127 + FIRST_OCTAVE) * BINS_PER_OCTAVE  # bits >> 20 of the lowest bin's edge
 SPARK_BINS = 18
@@ -35,20 +35,13 @@ def latent_stats(rows: Rows, n_tokens: int) -> LatentStats:
         )
 
 
-def histograms(rows: Rows) -> list[Histogram]:
+def histograms(rows: Rows) -> HistogramsByLatent:
     """Logarithmic bins, 8 an octave, and the bands of equal width in (0, max]; both add up to the firings."""
     n = len(rows.indptr) - 1
     bins = np.zeros((n, N_BINS), np.uint32)
     bands = np.zeros((n, N_INTERVALS), np.uint32)
     kernels.histograms(rows.indptr, rows.act, rows.act.view(np.int32), _FIRST, bins, bands)
-    return [_trimmed(b, i) for b, i in zip(bins, bands, strict=True)]
-
-
-def _trimmed(bins: npt.NDArray[np.uint32], bands: npt.NDArray[np.uint32]) -> Histogram:
-    used = np.flatnonzero(bins)
-    if not used.size:
-        return Histogram(0, np.zeros(0, np.uint32), bands)
-    return Histogram(int(used[0]), bins[used[0] : used[-1] + 1], bands)
+    return HistogramsByLatent(bins, bands)
 
 
 def sparks(rows: Rows) -> npt.NDArray[np.uint8]:

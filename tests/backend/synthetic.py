@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+import psycopg
 from django.db import connection
 
 from sae_backend import claims, locks, packing, runs, store
-from sae_backend.core.results import DecoderStats, LatentShard, LatentStats, status_of
+from sae_backend.core.results import (
+    DecoderStats,
+    ExamplesByLatent,
+    HistogramsByLatent,
+    LatentShard,
+    LatentStats,
+    LogitsByLatent,
+    NeighboursByLatent,
+    TokensByLatent,
+    status_of,
+)
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.packing import Examples, Histogram, Logits, Neighbours
 
@@ -17,14 +30,21 @@ D_SAE, SIZE, N_TOKENS = 2048, 128, 1_000_000
 CONTEXTS, LATENTS = RunShard.Kind.CONTEXTS, RunShard.Kind.LATENTS
 
 
-class Slow(list[Examples]):
-    """Examples that take their time, so that a COPY can be met in the middle."""
+@contextmanager
+def slow_connection(seconds: float = 0.001, piece: int = 512) -> Iterator[None]:
+    """What a COPY writes leaves in small pieces, each after a while, so that it can be met in the middle."""
+    write = psycopg.Copy.write
 
-    seconds = 0.001
+    def slowly(copy: Any, buffer: Any) -> None:
+        for a in range(0, len(buffer), piece):
+            time.sleep(seconds)
+            write(copy, buffer[a : a + piece])
 
-    def __getitem__(self, i: Any) -> Any:
-        time.sleep(self.seconds)
-        return super().__getitem__(i)
+    psycopg.Copy.write = slowly  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        psycopg.Copy.write = write  # type: ignore[method-assign]
 
 
 def statistics(index: np.ndarray) -> LatentStats:
@@ -50,15 +70,19 @@ def decoder_facts(index: np.ndarray) -> DecoderStats:
     return DecoderStats(**facts, **{name: np.full(len(index), np.nan) for name in _LOGIT_FACTS})
 
 
-def shard(lo: int, hi: int, slow: bool = False) -> LatentShard:
+def shard(lo: int, hi: int) -> LatentShard:
     index = np.arange(lo, hi)
     stats = statistics(index)
     examples = [_examples(int(i), int(n)) for i, n in zip(index, stats.firings, strict=True)]
     return LatentShard(
-        lo=lo, hi=hi, stats=stats, decoder=decoder_facts(index), strongest=[[int(i) % 50, 3] for i in index],
-        sparks=np.tile(index[:, None] % 256, 18).astype(np.uint8), examples=Slow(examples) if slow else examples,
-        histograms=[Histogram(5, np.array([i, 2], np.uint32), np.arange(10, dtype=np.uint32)) for i in index],
-        logits=[_logits(int(i)) for i in index], neighbours=[_neighbours(int(i)) for i in index],
+        lo=lo, hi=hi, stats=stats, decoder=decoder_facts(index),
+        strongest=TokensByLatent.of([[int(i) % 50, 3] for i in index]),
+        sparks=np.tile(index[:, None] % 256, 18).astype(np.uint8), examples=ExamplesByLatent.of(examples),
+        histograms=HistogramsByLatent.of(
+            [Histogram(5, np.array([i, 2], np.uint32), np.arange(10, dtype=np.uint32)) for i in index]
+        ),
+        logits=LogitsByLatent.of([_logits(int(i)) for i in index]),
+        neighbours=NeighboursByLatent.of([_neighbours(int(i)) for i in index]),
     )  # fmt: skip
 
 
@@ -126,7 +150,8 @@ def a_run(sae: Sae, dataset: Dataset, state: str = Run.State.LOADING) -> Run:
 
 def load_shard(run_id: int, index: int, worker: str, slow: bool = False) -> bool:
     claimed = claims.claim(run_id, LATENTS, index, worker)
-    return claimed is not None and store.load_latents(claimed, shard(claimed.lo, claimed.hi, slow))
+    with slow_connection() if slow else nullcontext():
+        return claimed is not None and store.load_latents(claimed, shard(claimed.lo, claimed.hi))
 
 
 def load(run: Run, worker: str = "loader", slow: bool = False) -> None:

@@ -13,6 +13,7 @@ from django.db import connection
 from sae_backend import packing
 from sae_backend.models import Dataset, LanguageModel, Run, Sae
 from sae_backend.packing import N_BINS, N_INTERVALS, RANDOM, TOP, Examples, Histogram, Logits, Neighbours
+from tests import packers
 
 ALIVE, DEAD, RARE, PLAIN = 0, 1, 2, 3  # indices with a story; the others resemble ALIVE
 D_SAE, CTX_LEN, N_TOKENS = 24, 128, 1_000_000
@@ -187,10 +188,10 @@ def _insert_latent(cursor: Any, p: Published, index: int, unembedding: bool) -> 
         f"insert into latent ({columns}) values ({', '.join(['%s'] * len(values))})", list(values.values())
     )
     blobs = (
-        packing.pack_examples(_examples(p, firings)),
-        packing.pack_histogram(_histogram(firings)),
-        packing.pack_logits(_logits(len(p.words.tokens) if unembedding else 0)),
-        packing.pack_neighbours(_neighbours(index, p.sae.d_sae)),
+        packers.pack_examples(_examples(p, firings)),
+        packers.pack_histogram(_histogram(firings)),
+        packers.pack_logits(_logits(len(p.words.tokens) if unembedding else 0)),
+        packers.pack_neighbours(_neighbours(index, p.sae.d_sae)),
     )
     row = [p.run.pk, index, *blobs]
     cursor.execute("insert into latent_page values (%s, %s, %s, %s, %s, %s)", row)

@@ -10,7 +10,17 @@ import numpy as np
 from django.utils import timezone
 
 from sae_backend import claims, packing, runs, store
-from sae_backend.core.results import DecoderStats, LatentShard, LatentStats, status_of
+from sae_backend.core.results import (
+    DecoderStats,
+    ExamplesByLatent,
+    HistogramsByLatent,
+    LatentShard,
+    LatentStats,
+    LogitsByLatent,
+    NeighboursByLatent,
+    TokensByLatent,
+    status_of,
+)
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.packing import Examples, Histogram, Logits, Neighbours
 
@@ -141,10 +151,11 @@ def _shard(values: dict[str, np.ndarray[Any, Any]], lo: int, hi: int) -> LatentS
     n = hi - lo
     fires = part["firings"] > 0
     return LatentShard(
-        lo, hi, stats, decoder, [[1, 3, 5] if on else [] for on in fires],
+        lo, hi, stats, decoder, TokensByLatent.of([[1, 3, 5] if on else [] for on in fires]),
         np.tile(np.arange(18, 0, -1, dtype=np.uint8), (n, 1)),
-        [_EXAMPLES] * n, [_HISTOGRAM] * n, [_LOGITS] * n,
-        [_neighbours(i, len(values["firings"])) for i in range(lo, hi)],
+        ExamplesByLatent.of([_EXAMPLES] * n), HistogramsByLatent.of([_HISTOGRAM] * n),
+        LogitsByLatent.of([_LOGITS] * n),
+        NeighboursByLatent.of([_neighbours(i, len(values["firings"])) for i in range(lo, hi)]),
     )  # fmt: skip
 
 

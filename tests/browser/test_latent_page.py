@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from browser.queries.latent_page import View
 from sae_backend import packing
 from sae_backend.models import Run
+from tests import packers
 from tests.browser.latent_rows import ALIVE, CTX_LEN, DEAD, N_TOKENS, RARE, Published, publish
 
 pytestmark = pytest.mark.django_db
@@ -66,7 +67,7 @@ def test_after_a_separator_positions_begin_anew(client: Client, published: Publi
         *(packing.np.array(a) for a in ([0], [5], [separator + 3], [0, 1], [separator + 3], [48.2]))
     )
     with connection.cursor() as cursor:
-        blob = packing.pack_examples(example)
+        blob = packers.pack_examples(example)
         cursor.execute(
             "update latent_page set examples = %s where index = 5 and run_id = %s", [blob, published.run.pk]
         )

@@ -11,6 +11,7 @@ import pytest
 from sae_backend.core.activations import Rows
 from sae_backend.core.config import RunConfig
 from sae_backend.core.examples import choose, strongest_tokens
+from sae_backend.core.results import ExamplesByLatent
 from sae_backend.packing import N_INTERVALS, RANDOM, TOP, Examples
 from tests.core import brute
 
@@ -32,7 +33,7 @@ def of_kind(e: Examples, kind: int) -> list[tuple[int, int]]:
     return list(zip(e.context[chosen].tolist(), e.peak[chosen].tolist(), strict=True))
 
 
-def chosen(acts: np.ndarray, tokens: np.ndarray, cfg: RunConfig = CFG) -> list[Examples]:
+def chosen(acts: np.ndarray, tokens: np.ndarray, cfg: RunConfig = CFG) -> ExamplesByLatent:
     return choose(brute.rows(acts), 0, tokens, cfg)
 
 
@@ -158,4 +159,4 @@ def test_strongest_tokens_are_distinct_and_in_order() -> None:
     acts[:, 5, 0] = 1, 4, 3, 2
     tokens = np.arange(4 * CTX_LEN, dtype=np.uint32).reshape(4, CTX_LEN)
     tokens[:, 5] = 9, 7, 7, 8
-    assert strongest_tokens(chosen(acts.reshape(-1, 1), tokens)[0], tokens) == [7, 8, 9]
+    assert list(strongest_tokens(chosen(acts.reshape(-1, 1), tokens), tokens)) == [[7, 8, 9]]

@@ -1,4 +1,4 @@
-"""Packed columns come back as they went in."""
+"""Packed columns: a shard's are what the plain packers give one by one, and come back as they went in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sae_backend import packing
-from sae_backend.packing import Examples, Histogram, Logits, Neighbours
+from sae_backend.core import pages
+from sae_backend.core.results import ExamplesByLatent, HistogramsByLatent, LogitsByLatent, NeighboursByLatent
+from sae_backend.packing import Examples
+from tests import packers
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 U32 = st.integers(0, 2**32 - 1)
 
 
-def array(dtype: Any, n: int, elements: st.SearchStrategy[Any]) -> st.SearchStrategy[np.ndarray]:
+def array(dtype: Any, n: int | tuple[int, ...], elements: st.SearchStrategy[Any]) -> st.SearchStrategy[np.ndarray]:
     return hnp.arrays(dtype, n, elements=elements)
 
 
@@ -40,24 +43,32 @@ def examples(draw: st.DrawFn) -> Examples:
 
 
 @st.composite
-def logits(draw: st.DrawFn) -> Logits:
-    m, bins = draw(st.integers(0, 12)), draw(st.integers(0, 60))
-    ids, effects = array(np.uint32, m, U32), array(np.float32, m, FLOATS)
-    counts = array(np.uint32, bins, U32)
-    return Logits(*map(draw, (ids, effects, ids, effects, FLOATS, FLOATS, counts)))
+def histograms(draw: st.DrawFn) -> HistogramsByLatent:
+    """Counts in some bins, sparse ones and none."""
+    n = draw(st.integers(1, 6))
+    bins = draw(hnp.arrays(np.uint32, (n, packing.N_BINS), elements=U32, fill=st.just(0)))
+    bins[:, draw(st.integers(0, packing.N_BINS)) :] = 0
+    return HistogramsByLatent(bins, draw(array(np.uint32, (n, packing.N_INTERVALS), U32)))
 
 
 @st.composite
-def neighbours(draw: st.DrawFn) -> Neighbours:
-    m = draw(st.integers(0, 12))
-    ids, cos = array(np.uint32, m, U32), array(np.float32, m, st.floats(-1, 1, width=32))
-    return Neighbours(*map(draw, (ids, cos, ids, cos)))
+def logits(draw: st.DrawFn) -> LogitsByLatent:
+    """Some latents without; m lists and bins of any length, but never none."""
+    n, m, bins = draw(st.integers(1, 6)), draw(st.integers(1, 12)), draw(st.integers(1, 60))
+    ids, effects, ends = array(np.uint32, (n, m), U32), array(np.float32, (n, m), FLOATS), array(np.float32, n, FLOATS)
+    counts = array(np.uint32, (n, bins), U32)
+    return LogitsByLatent(*map(draw, (array(bool, n, st.booleans()), ids, effects, ids, effects, ends, ends, counts)))
 
 
 @st.composite
-def histograms(draw: st.DrawFn) -> Histogram:
-    counts = draw(array(np.uint32, draw(st.integers(0, packing.N_BINS)), U32))
-    return Histogram(draw(st.integers(0, packing.N_BINS - 1)), counts, draw(array(np.uint32, packing.N_INTERVALS, U32)))
+def neighbours(draw: st.DrawFn) -> NeighboursByLatent:
+    """Some missing: as many nearest as opposing ones."""
+    n, m = draw(st.integers(1, 6)), draw(st.integers(0, 12))
+    ids, cos = array(np.uint32, (n, m), U32), array(np.float32, (n, m), st.floats(-1, 1, width=32))
+    missing = draw(array(bool, (n, m), st.booleans()))
+    near_cos, far_cos = draw(cos), draw(cos)
+    near_cos[missing], far_cos[missing[:, ::-1]] = -np.inf, draw(st.sampled_from([np.inf, np.nan]))
+    return NeighboursByLatent(draw(ids), near_cos, draw(ids), far_cos)
 
 
 def assert_equal(a: Any, b: Any) -> None:
@@ -68,9 +79,28 @@ def assert_equal(a: Any, b: Any) -> None:
 
 
 @settings(max_examples=100, deadline=None)
+@given(st.lists(examples(), min_size=1, max_size=5))
+def test_a_shards_examples_are_packed_as_each_alone(records: list[Examples]) -> None:
+    together = ExamplesByLatent.of(records)
+    assert packers.rows(pages.examples(together)) == [packers.pack_examples(e) for e in records]
+    for ours, record in zip(together, records, strict=True):
+        assert_equal(ours, record)
+
+
+@settings(max_examples=60, deadline=None)
+@given(histograms(), logits(), neighbours())
+def test_a_shards_histograms_logits_and_neighbours_are_packed_as_each_alone(
+    h: HistogramsByLatent, x: LogitsByLatent, n: NeighboursByLatent
+) -> None:
+    assert packers.rows(pages.histograms(h)) == [packers.pack_histogram(record) for record in h]
+    assert packers.rows(pages.logits(x)) == [packers.pack_logits(record) for record in x]
+    assert packers.rows(pages.neighbours(n)) == [packers.pack_neighbours(record) for record in n]
+
+
+@settings(max_examples=100, deadline=None)
 @given(examples())
 def test_examples_come_back_their_activations_within_a_sixteenth_bit(e: Examples) -> None:
-    back = packing.unpack_examples(packing.pack_examples(e))
+    back = packing.unpack_examples(*packers.rows(pages.examples(ExamplesByLatent.of([e]))))
     for name in ("interval", "context", "peak", "offsets", "position"):
         assert np.array_equal(getattr(back, name), getattr(e, name)), name
         assert getattr(back, name).dtype == getattr(e, name).dtype, name
@@ -84,10 +114,24 @@ def test_examples_come_back_their_activations_within_a_sixteenth_bit(e: Examples
 
 @settings(max_examples=50, deadline=None)
 @given(histograms(), logits(), neighbours())
-def test_histograms_logits_and_neighbours_come_back_exactly(h: Histogram, x: Logits, n: Neighbours) -> None:
-    assert_equal(packing.unpack_histogram(packing.pack_histogram(h)), h)
-    assert_equal(packing.unpack_logits(packing.pack_logits(x)), x)
-    assert_equal(packing.unpack_neighbours(packing.pack_neighbours(n)), n)
+def test_histograms_logits_and_neighbours_come_back_exactly(
+    h: HistogramsByLatent, x: LogitsByLatent, n: NeighboursByLatent
+) -> None:
+    blobs = pages.histograms(h), pages.logits(x), pages.neighbours(n)
+    unpack = packing.unpack_histogram, packing.unpack_logits, packing.unpack_neighbours
+    for packed, one, records in zip(blobs, unpack, (h, x, n), strict=True):
+        for blob, record in zip(packers.rows(packed), records, strict=True):  # type: ignore[call-overload]
+            assert_equal(one(blob), record)
+
+
+@settings(max_examples=30, deadline=None)
+@given(histograms(), logits(), neighbours())
+def test_records_laid_together_are_read_one_by_one(
+    h: HistogramsByLatent, x: LogitsByLatent, n: NeighboursByLatent
+) -> None:
+    for records in (h, x, n):
+        for a, b in zip(type(records).of(list(records)), records, strict=True):  # type: ignore[attr-defined]
+            assert_equal(a, b)
 
 
 @settings(max_examples=50, deadline=None)
@@ -100,9 +144,9 @@ def test_a_vocabulary_comes_back_byte_for_byte(words: list[tuple[bytes, bool]]) 
 def test_a_latent_without_examples_is_a_header() -> None:
     none = Examples(*(np.zeros(0, t) for t in (np.uint8, np.uint32, np.uint16)), np.zeros(1, np.int64),
                     np.zeros(0, np.uint16), np.zeros(0, np.float32))  # fmt: skip
-    blob = packing.pack_examples(none)
-    assert len(blob) == 8
-    assert len(packing.unpack_examples(blob).interval) == 0
+    for packed in packers.rows(pages.examples(ExamplesByLatent.of([none] * 3))):
+        assert len(packed) == 8
+        assert len(packing.unpack_examples(packed).interval) == 0
 
 
 @pytest.mark.parametrize("unpack", ["examples", "histogram", "logits", "neighbours", "vocabulary"])
