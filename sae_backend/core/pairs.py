@@ -1,0 +1,187 @@
+"""Loops over cosines of pairs of latents, compiled by Numba: which can be among a latent's nearest or most opposing.
+
+Cosines come in blocks, rounded to bfloat16 (or float32), read as the integers of their bits: of positive floats the
+larger has the larger bits, and of negative ones too. What comes within the rounding's bound of the m-th best is kept
+as a candidate, and every candidate's cosine is computed again in float64: the result is exact.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+LANE = 16  # columns that share one extreme
+FRESH = 32  # new candidates after which the bound is raised
+_jit = numba.njit(cache=True, nogil=True)
+
+
+@_jit
+def _value(raw, shift, word):
+    word[0] = np.int32(raw) << shift
+    return word.view(np.float32)[0]
+
+
+@_jit
+def _bits(value, shift, word):
+    """Bits of the largest float of the block's dtype that is at most a positive value."""
+    word.view(np.float32)[0] = value
+    return word[0] >> shift
+
+
+@_jit
+def _mth_largest(values, m):
+    """By insertion: m is small."""
+    best = values[:m].copy()
+    best.sort()
+    for value in values[m:]:
+        if value > best[0]:
+            j = 0
+            while j + 1 < m and best[j + 1] < value:
+                best[j] = best[j + 1]
+                j += 1
+            best[j] = value
+    return best[0]
+
+
+@_jit
+def _lane_maxima(row, maxima):
+    """Largest integer of each lane of columns j, j + q, j + 2q … of a row."""
+    q = maxima.size
+    maxima[:] = row[:q]
+    for s in range(1, row.size // q):
+        part = row[s * q : (s + 1) * q]  # a slice starts at 0: no check for negative indices, so it vectorises
+        for j in range(q):
+            maxima[j] = part[j] if part[j] > maxima[j] else maxima[j]
+    rest = row[row.size // q * q :]
+    for j in range(rest.size):
+        maxima[j] = max(maxima[j], rest[j])
+
+
+@_jit
+def _least(best, slack, eps):
+    """What a rounded value must reach to be among the m best, when the m-th best rounded value is `best`."""
+    return best - 2 * (slack + eps * abs(best))
+
+
+@_jit
+def _compress(found, values, n, m, slack, eps):
+    """Drop what cannot be among the m largest of the first n values; how many stay, and what newcomers must reach."""
+    least = _least(_mth_largest(values[:n], m), slack, eps)
+    kept = 0
+    for c in range(n):
+        if values[c] >= least:
+            found[kept], values[kept] = found[c], values[c]
+            kept += 1
+    return kept, least
+
+
+@_jit
+def _begin(maxima, m, shift, word, slack, eps):
+    """What the first block's lanes already say: a floor under what the m-th best value must reach, or -inf.
+
+    `maxima` are bits of floats of one sign, sign bit off. One lane more than m: the latent itself may be in one.
+    """
+    bits = _mth_largest(maxima, m + 1) if maxima.size > m + 1 else 0
+    return _least(_value(bits, shift, word), slack, eps) if bits > 0 else -np.inf
+
+
+@_jit
+def _take(column, value, m, slack, eps, found, values, count, full, least):
+    """Add a candidate; the new count (-1 where too many are alike to be kept), when to compress next, the new bound."""
+    found[count], values[count] = column, value
+    count += 1
+    if count == full:
+        count, least = _compress(found, values, count, m, slack, eps)
+        full = count + FRESH
+        if full > found.size:
+            count = -1
+    return count, full, least
+
+
+@_jit
+def block(signed, unsigned, col0, own, directed, m, slack, eps, shift, found, values, counts, full, least):
+    """Feed a block of rounded cosines [n w], columns from col0 on, to the candidates of n latents from `own` on.
+
+    The block comes as the integers of its bits, twice: the largest signed integer is the largest cosine, the largest
+    unsigned one the most negative. Side 0 is the nearest, side 1 the most opposing, its values kept negated. found,
+    values [2 n cap] are the candidates so far, counts [2 n] their number or -1 where they outgrew cap, full [2 n] the
+    number at which they are looked through, m + FRESH at first; least [2 n] is what a newcomer's value must reach,
+    -inf at first. |rounded - exact| ≤ slack[n] + eps·|rounded|.
+    """
+    n, w = signed.shape
+    q = max(1, w // LANE)
+    sign = np.int64(1) << (signed.itemsize * 8 - 1)
+    word = np.empty(1, np.int32)
+    high, low = np.empty(q, signed.dtype), np.empty(q, unsigned.dtype)
+    for r in range(n):
+        if not directed[own + r]:
+            continue
+        _lane_maxima(signed[r], high)
+        _lane_maxima(unsigned[r], low)
+        if least[0, r] == -np.inf and least[1, r] == -np.inf:
+            least[0, r] = _begin(high, m, shift, word, slack[r], eps)
+            least[1, r] = _begin((low.astype(np.int64) - sign).astype(np.int32), m, shift, word, slack[r], eps)
+        # bounds that are not positive say nothing about bits: then every column is looked at
+        every = least[0, r] <= 0 or least[1, r] <= 0
+        above = np.int64(-sign) if every else np.int64(_bits(least[0, r], shift, word)) - 1
+        below = np.int64(-1) if every else sign + _bits(least[1, r], shift, word) - 1
+        for lane in range(q):
+            if high[lane] <= above and low[lane] <= below and not every:
+                continue
+            for j in range(lane, w, q):
+                column = col0 + j
+                if (signed[r, j] <= above and unsigned[r, j] <= below) and not every:
+                    continue
+                if column == own + r or not directed[column]:
+                    continue
+                value = _value(signed[r, j], shift, word)
+                for side in range(2):
+                    mine = value if side == 0 else -value
+                    if counts[side, r] >= 0 and mine >= least[side, r]:
+                        counts[side, r], full[side, r], least[side, r] = _take(
+                            column, mine, m, slack[r], eps, found[side, r], values[side, r], counts[side, r],
+                            full[side, r], least[side, r],
+                        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _dot(a, b):
+    total = 0.0
+    for j in range(a.size):
+        total += np.float64(a[j]) * np.float64(b[j])
+    return total
+
+
+@_jit
+def _place(cosine, column, side, ids, cosines):
+    """Put a column where it belongs among the m best so far; of equal cosines the lower column goes first."""
+    j = ids.size
+    while j > 0 and (
+        cosines[j - 1] == np.inf
+        or (cosine > cosines[j - 1] if side == 0 else cosine < cosines[j - 1])
+        or (cosine == cosines[j - 1] and column < ids[j - 1])
+    ):
+        j -= 1
+    if j < ids.size:
+        for q in range(ids.size - 1, j, -1):
+            ids[q], cosines[q] = ids[q - 1], cosines[q - 1]
+        ids[j], cosines[j] = column, cosine
+
+
+@_jit
+def exact(unit, own, directed, slack, eps, found, values, counts, ids, cosines):
+    """The m best of each latent's candidates by exact cosine: ids, cosines [2 n m], infinite where there are fewer."""
+    cosines[:] = np.inf
+    ids[:] = 0
+    for r in range(ids.shape[1]):
+        if not directed[own + r]:
+            continue
+        for side in range(2):
+            n, m, everything = counts[side, r], ids.shape[2], counts[side, r] < 0
+            if n > m:
+                n, _ = _compress(found[side, r], values[side, r], n, m, slack[r], eps)
+            for c in range(unit.shape[0] if everything else n):
+                column = c if everything else found[side, r, c]
+                if column != own + r and directed[column]:
+                    cosine = np.float32(_dot(unit[own + r], unit[column]))
+                    _place(cosine, np.uint32(column), side, ids[side, r], cosines[side, r])
