@@ -17,8 +17,13 @@ DEBUG = env.bool("DEBUG", default=False)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["*"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 VAR_DIR = Path(env("VAR_DIR", default=str(BASE_DIR / "var"))).resolve()
-# Uploaded checkpoints and the spool of activations: shared by all workers (a network file system, or one host).
-STORE_DIR = Path(env("STORE_DIR", default=str(VAR_DIR / "store"))).resolve()
+# Checkpoints, language models and the spool of activations, for all workers: a directory that every host sees, or
+# s3://bucket/prefix (boto3 reads endpoint and credentials from AWS_…). Empty: a directory of this machine alone.
+STORE_URL = env("STORE_URL", default="")
+STORE_DIR = Path(STORE_URL or VAR_DIR / "store").resolve()
+CACHE_DIR = Path(env("CACHE_DIR", default=str(VAR_DIR / "cache"))).resolve()  # of what a bucket holds
+CACHE_GB = env.float("CACHE_GB", default=50.0)  # of it are kept, beside what the run at hand needs
+AWS_MAX_ATTEMPTS = env.int("AWS_MAX_ATTEMPTS", default=8)  # of a request to the bucket: about a minute without network
 DEVICE = env("DEVICE", default="auto")  # "auto", "cpu", "cuda", "cuda:1" …
 COMPUTE_DTYPE = env("COMPUTE_DTYPE", default="auto")  # "auto", "float32", "bfloat16"
 WORKER_HEARTBEAT_SECONDS = env.float("WORKER_HEARTBEAT_SECONDS", default=5.0)
@@ -118,6 +123,7 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {"botocore": {"level": "WARNING"}},  # it says where it found the credentials
 }
 
 
