@@ -56,7 +56,7 @@ def _load_as_workers_do(run: Any) -> float:
         shard = claims.claim(again.pk, RunShard.Kind.LATENTS, index, "bench")
         assert shard is not None
         begun = time.perf_counter()
-        store.load_latents(shard, result)
+        store.load_latents(shard, [result])
         spent += time.perf_counter() - begun
     runs.cancel(again.pk)
     store.drop_tables(again.pk)

@@ -87,7 +87,7 @@ def latent_pass(run_id: int, computed_at: datetime | None) -> LatentPass:
     run = Run.objects.select_related("sae").get(pk=run_id)
     cfg = _config(run)
     lm = _lm(run.sae.lm_id, cfg.dtype)
-    decoder = Decoder(_sae(run.sae_id), lm.unembedding())
+    decoder = Decoder(_sae(run.sae_id), lm.unembedding(), getattr(torch, cfg.dtype))
     shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     return LatentPass([spool.file(s) for s in shards], decoder, cfg)
 
@@ -140,19 +140,19 @@ def load_latents(run_id: int, index: int) -> None:
     shard = claims.claim(run_id, RunShard.Kind.LATENTS, index, identity.worker())
     if shard is not None:
         with _mended(), _claimed(shard) as pulse:
-            result = _reduce(shard)
-            pulse.report(shard.hi - shard.lo)
-            store.load_latents(shard, result)
+            store.load_latents(shard, _reduce(shard, pulse))
     queue.continue_after_latents(run_id)
 
 
-def _reduce(shard: RunShard) -> LatentShard:
-    """A shard of latents, once its share of the spool is verified: all shards together read every file whole."""
+def _reduce(shard: RunShard, pulse: Pulse) -> Iterator[LatentShard]:
+    """Pieces of a shard of latents, once its share of the spool is verified: all shards together read every file."""
     stored = shard.run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
     with _finding_lost(stored):
         spool.verify(stored[shard.index :: shares])
-        return latent_pass(shard.run_id, shard.run.computed_at).shard(shard.lo, shard.hi)
+        for piece in latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
+            yield piece
+            pulse.report(piece.hi - shard.lo)
 
 
 @contextmanager

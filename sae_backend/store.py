@@ -117,13 +117,17 @@ def holds(run: Run) -> bool:
     return True
 
 
-def load_latents(shard: RunShard, result: LatentShard) -> bool:
-    """COPY a shard's rows and mark it done, in one transaction; False, and no row, when claim or run is gone."""
+def load_latents(shard: RunShard, pieces: Iterable[LatentShard]) -> bool:
+    """COPY a shard's rows and mark it done, in one transaction; False, and no row, when claim or run is gone.
+
+    PostgreSQL takes one piece's rows in while the next are computed.
+    """
     latent, page = tables(shard.run_id)
     _note_backend(shard)
     with transaction.atomic():
-        rows.latents(latent, shard.run_id, result)
-        rows.pages(page, shard.run_id, result)
+        for piece in pieces:
+            rows.latents(latent, shard.run_id, piece)
+            rows.pages(page, shard.run_id, piece)
         if _finish(shard):
             return True
         transaction.set_rollback(True)

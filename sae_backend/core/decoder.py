@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +11,12 @@ from torch import Tensor
 
 from sae_backend.core import page_kernels
 from sae_backend.core.language_model import Unembedding
+from sae_backend.core.neighbours import Directions
 from sae_backend.core.results import DecoderStats, LogitsByLatent, NeighboursByLatent
-from sae_backend.core.sae import SparseAutoencoder, top_k
+from sae_backend.core.sae import SparseAutoencoder
 
-N_NEIGHBOURS = 10
 N_LOGITS = 10
 LOGIT_BINS = 50
-_COLUMNS = 16384  # latents compared at once
 _ROWS, _EFFECTS = 256, 1 << 24  # latents, and effects on logits, that are held at once
 
 
@@ -34,61 +32,34 @@ class DecoderFacts:
 class Decoder:
     """Unit decoder rows of one SAE, ready to be compared; about d_sae × d_out × 4 bytes."""
 
-    def __init__(self, sae: SparseAutoencoder, unembedding: Unembedding | None) -> None:
+    def __init__(
+        self, sae: SparseAutoencoder, unembedding: Unembedding | None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """dtype: of the first, rough comparison of all pairs; it changes the time, not the result."""
         self.sae = sae
-        norm = sae.W_dec.norm(dim=1, keepdim=True)
-        self.unit = sae.W_dec / torch.where(norm > 0, norm, torch.ones_like(norm))
-        self.directed = norm[:, 0] > 0
+        self.directions = Directions(sae.W_dec, dtype)
+        self.unit, self.directed = self.directions.unit, self.directions.directed
         self.W_U = None if unembedding is None else unembedding.weight.to(sae.device)
         if self.W_U is not None and self.W_U.shape[0] != sae.cfg.d_out:
             self.W_U = None  # the latent does not write to the residual stream: no direct effect
 
     @torch.no_grad()
-    def facts(self, lo: int, hi: int, live: Tensor) -> DecoderFacts:
-        """Everything about latents lo ≤ i < hi; live [d_sae] bool says which latents D_i counts."""
-        near, near_cos, far, far_cos, dimensionality = self._compare(lo, hi, live)
+    def facts(self, lo: int, hi: int, live: Tensor, products: Tensor) -> DecoderFacts:
+        """Everything about latents lo ≤ i < hi; live [d_sae] bool are the latents that D_i and `products` count."""
+        others = self.directions.neighbours(lo, hi)
         logits, moments = self._logits(lo, hi)
         stats = DecoderStats(
             decoder_norm=_floats(self.sae.decoder_norm[lo:hi]),
             b_enc=_floats(self.sae.b_enc[lo:hi]),
             encoder_decoder_cos=self._encoder_cosine(lo, hi),
-            nearest_cos=_first(near_cos),
-            opposing_cos=_first(far_cos),
-            dimensionality=dimensionality,
+            nearest_cos=_first(others.nearest_cos),
+            opposing_cos=_first(others.opposing_cos),
+            dimensionality=self.directions.dimensionality(lo, hi, live, products),
             logit_std=moments[:, 0],
             logit_skewness=moments[:, 1],
             logit_kurtosis=moments[:, 2],
         )
-        return DecoderFacts(stats, NeighboursByLatent(near, near_cos, far, far_cos), logits)
-
-    def _compare(
-        self, lo: int, hi: int, live: Tensor
-    ) -> tuple[
-        npt.NDArray[np.uint32],
-        npt.NDArray[np.float32],
-        npt.NDArray[np.uint32],
-        npt.NDArray[np.float32],
-        npt.NDArray[np.float64],
-    ]:
-        """Neighbours and their cosines, infinite for the latent itself and where a direction is missing; D_i."""
-        rows, directed = self.unit[lo:hi], self.directed[lo:hi]
-        m = min(N_NEIGHBOURS, self.sae.cfg.d_sae - 1)
-        best, worst = _Running(m, largest=True), _Running(m, largest=False)
-        squares = torch.ones(hi - lo, dtype=torch.float64, device=rows.device)  # its own
-        for a, block in self._blocks():
-            cos = rows @ block.T  # [hi - lo, columns]
-            columns = torch.arange(a, a + len(block), device=rows.device)
-            own = torch.arange(lo, hi, device=rows.device)[:, None] == columns
-            squares += (cos.masked_fill(own, 0.0).double().square() * live[a : a + len(block)]).sum(1)
-            undefined = own | ~directed[:, None] | ~self.directed[a : a + len(block)]
-            best.add(cos.masked_fill(undefined, -torch.inf), a)
-            worst.add(cos.masked_fill(undefined, torch.inf), a)
-        dimensionality = torch.where(directed, 1.0 / squares, torch.nan).cpu().numpy()
-        return *best.result(), *worst.result(), dimensionality
-
-    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
-        for a in range(0, self.sae.cfg.d_sae, _COLUMNS):
-            yield a, self.unit[a : a + _COLUMNS]
+        return DecoderFacts(stats, NeighboursByLatent(**vars(others)), logits)
 
     def _encoder_cosine(self, lo: int, hi: int) -> npt.NDArray[np.float64]:
         """NaN where the encoder and decoder live in different spaces (transcoders) or a norm is zero."""
@@ -110,29 +81,6 @@ class Decoder:
             page_kernels.effects(effect, place, *lists, out.low, out.high, out.counts, powers)
             out.defined[place] = True
         return out, _moments(powers)
-
-
-class _Running:
-    """The m best columns of each row over blocks of columns, ties to the lower column."""
-
-    def __init__(self, m: int, largest: bool) -> None:
-        self.m, self.largest = m, largest
-        self.values: Tensor | None = None
-        self.columns: Tensor
-
-    def add(self, block: Tensor, first: int) -> None:
-        ranked = block if self.largest else -block
-        local = top_k(ranked, min(self.m, block.shape[1])).sort(dim=1).values  # ascending, for the stable sort below
-        values, columns = block.gather(1, local), local + first
-        if self.values is not None:
-            values = torch.cat([self.values, values], 1)
-            columns = torch.cat([self.columns, columns], 1)
-        order = values.argsort(dim=1, descending=self.largest, stable=True)[:, : self.m]
-        self.values, self.columns = values.gather(1, order), columns.gather(1, order)
-
-    def result(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
-        assert self.values is not None
-        return self.columns.cpu().numpy().astype(np.uint32), self.values.cpu().numpy()
 
 
 def _no_logits(n: int, d_vocab: int) -> LogitsByLatent:

@@ -141,11 +141,11 @@ class RunningThreshold:
         bits = pre_acts.view(_BITS[self.dtype]).numpy()
         least = self._thresholds[column : column + bits.shape[1]]
         ends, found = np.empty(self._n, np.int64), np.empty((2, self._room), np.int32)
-        m = selection.above(bits, least, column, *found, ends)
+        m = selection.above(bits, least, column, found[0], found[1], ends)
         if m > self._room:
             self._room = 2 * m
             found = np.empty((2, m), np.int32)
-            selection.above(bits, least, column, *found, ends)
+            selection.above(bits, least, column, found[0], found[1], ends)
         self._ends.append(ends)
         self._found.append(found[:, :m].copy())
 
@@ -154,7 +154,7 @@ class RunningThreshold:
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         at, out = indptr[:-1].copy(), np.empty((2, int(indptr[-1])), np.int32)
         for ends, found in zip(self._ends, self._found, strict=True):
-            selection.weave(ends, *found, at, *out)
+            selection.weave(ends, found[0], found[1], at, out[0], out[1])
         return Firings(torch.from_numpy(indptr), torch.from_numpy(out[0]), _floats(out[1], self.dtype))
 
 

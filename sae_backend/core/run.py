@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sae_backend.core.results import LatentShard
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.stats import histograms, latent_stats, sparks
 
+PIECE_LATENTS, PIECE_FIRINGS = 512, 4_000_000  # that one lane works on at once
 Bools = npt.NDArray[np.bool_]
 Report = Callable[[int], None]  # tokens (or latents) done so far in this shard
 
@@ -165,6 +166,8 @@ class LatentPass:
         self.tokens = np.concatenate([s.tokens for s in self.shards])
         self.sums = fidelity.merged([s.sums for s in self.shards])
         self.live = torch.from_numpy(self._live()).to(decoder.sae.device)
+        self.products = decoder.directions.products(self.live)
+        self.lanes = lanes(decoder.sae.device)
 
     def _live(self) -> Bools:
         live = np.zeros(self.decoder.sae.cfg.d_sae, bool)
@@ -172,11 +175,25 @@ class LatentPass:
             live |= shard.counts(0, len(live)) > 0
         return live
 
+    def pieces(self, lo: int, hi: int) -> Iterator[LatentShard]:
+        """Latents lo ≤ i < hi in ascending pieces, computed ahead of the one that is asked for."""
+        return self.lanes.map(lambda piece: self.shard(*piece), self._cut(lo, hi))
+
+    def _cut(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+        """Pieces of a bounded number of latents and, but for one latent that has more, of firings."""
+        firings = np.cumsum(sum(s.counts(lo, hi) for s in self.shards))
+        a = 0
+        while a < hi - lo:
+            enough = int(np.searchsorted(firings, (firings[a - 1] if a else 0) + PIECE_FIRINGS, "right"))
+            b = min(hi - lo, a + PIECE_LATENTS, max(a + 1, enough))
+            yield lo + a, lo + b
+            a = b
+
     def shard(self, lo: int, hi: int) -> LatentShard:
         """Statistics, examples and weight facts of latents lo ≤ i < hi."""
         rows = gather(self.shards, lo, hi, self.tokens.shape[1])
         examples = choose(rows, lo, self.tokens, self.cfg)
-        facts = self.decoder.facts(lo, hi, self.live)
+        facts = self.decoder.facts(lo, hi, self.live, self.products)
         return LatentShard(
             lo=lo,
             hi=hi,

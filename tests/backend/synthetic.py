@@ -151,7 +151,7 @@ def a_run(sae: Sae, dataset: Dataset, state: str = Run.State.LOADING) -> Run:
 def load_shard(run_id: int, index: int, worker: str, slow: bool = False) -> bool:
     claimed = claims.claim(run_id, LATENTS, index, worker)
     with slow_connection() if slow else nullcontext():
-        return claimed is not None and store.load_latents(claimed, shard(claimed.lo, claimed.hi))
+        return claimed is not None and store.load_latents(claimed, [shard(claimed.lo, claimed.hi)])
 
 
 def load(run: Run, worker: str = "loader", slow: bool = False) -> None:

@@ -104,7 +104,7 @@ def test_a_loader_that_hangs_inside_copy_is_freed_when_its_claim_runs_out(nurser
             taken = claims.claim(run.pk, LATENTS, shard.index, "second")
         cursor.execute("reset statement_timeout")
     assert taken is not None and taken.worker == "second"
-    assert store.load_latents(taken, synthetic.shard(taken.lo, taken.hi))
+    assert store.load_latents(taken, [synthetic.shard(taken.lo, taken.hi)])
     os.kill(child, signal.SIGCONT)
     assert nursery.ended(child) != 0  # its connection is gone
     assert consistent(run)

@@ -113,7 +113,7 @@ def test_loading_a_shard_twice_doubles_nothing(run: Run) -> None:
     shard = claims.claim(run.pk, LATENTS, 0, "loader")
     assert shard is not None
     result = synthetic.shard(shard.lo, shard.hi)
-    assert [store.load_latents(shard, result) for _ in range(3)] == [True, False, False]
+    assert [store.load_latents(shard, [result]) for _ in range(3)] == [True, False, False]
     assert synthetic.count(f"latent_r{run.pk}") == synthetic.count(f"latent_page_r{run.pk}") == SIZE
 
 
@@ -121,7 +121,7 @@ def test_a_shard_pushed_by_four_connections_at_once_is_loaded_once(run: Run) -> 
     shard = claims.claim(run.pk, LATENTS, 0, "loader")
     assert shard is not None
     result = synthetic.shard(shard.lo, shard.hi)
-    assert sorted(in_threads(4, lambda _: store.load_latents(shard, result))) == [False, False, False, True]
+    assert sorted(in_threads(4, lambda _: store.load_latents(shard, [result]))) == [False, False, False, True]
     assert synthetic.count(f"latent_r{run.pk}") == SIZE
 
 
@@ -129,7 +129,7 @@ def test_what_a_worker_brings_after_it_lost_its_claim_is_refused(run: Run) -> No
     late = claims.claim(run.pk, LATENTS, 0, "late")
     stall(late)
     assert claims.claim(run.pk, LATENTS, 0, "second") is not None
-    assert late is not None and not store.load_latents(late, synthetic.shard(late.lo, late.hi))
+    assert late is not None and not store.load_latents(late, [synthetic.shard(late.lo, late.hi)])
     assert synthetic.count(f"latent_r{run.pk}") == 0
 
 
@@ -140,7 +140,7 @@ def test_a_stopped_run_keeps_its_rows_and_a_worker_that_finishes_adds_none(
     synthetic.load_shard(run.pk, 0, "loader")
     late = claims.claim(run.pk, LATENTS, 1, "late")
     stop(run.pk)
-    assert late is not None and not store.load_latents(late, synthetic.shard(late.lo, late.hi))
+    assert late is not None and not store.load_latents(late, [synthetic.shard(late.lo, late.hi)])
     assert claims.claim(run.pk, LATENTS, 2, "late") is None
     assert not runs.advance(run.pk, LATENTS, Run.State.SEALED)
     assert [synthetic.count(table) for table in synthetic.tables(run)] == [SIZE, SIZE]
@@ -162,7 +162,7 @@ def test_a_run_moves_on_only_when_every_shard_is_done_and_for_one_caller(run: Ru
         synthetic.load_shard(run.pk, index, "loader")
     last = claims.claim(run.pk, LATENTS, D_SAE // SIZE - 1, "loader")
     assert last is not None and not runs.advance(run.pk, LATENTS, Run.State.SEALED)
-    store.load_latents(last, synthetic.shard(last.lo, last.hi))
+    store.load_latents(last, [synthetic.shard(last.lo, last.hi)])
     moved = in_threads(6, lambda _: runs.advance(run.pk, LATENTS, Run.State.SEALED))
     assert moved.count(True) == 1
     run.refresh_from_db()

@@ -102,7 +102,7 @@ def load(run: Run, values: dict[str, np.ndarray[Any, Any]]) -> None:
     for shard in run.shards.filter(kind=RunShard.Kind.LATENTS).order_by("index"):
         claimed = claims.claim(run.pk, shard.kind, shard.index, "worker-1")
         assert claimed is not None
-        store.load_latents(claimed, _shard(values, shard.lo, shard.hi))
+        store.load_latents(claimed, [_shard(values, shard.lo, shard.hi)])
     runs.advance(run.pk, RunShard.Kind.LATENTS, Run.State.SEALED)
 
 

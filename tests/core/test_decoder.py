@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_backend.core import decoder
+from sae_backend.core import decoder, neighbours
 from sae_backend.core.config import SaeConfig
 from sae_backend.core.decoder import Decoder, DecoderFacts
 from sae_backend.core.language_model import Unembedding
@@ -26,7 +26,8 @@ def sae_of(W_dec: np.ndarray, W_enc: np.ndarray | None = None) -> SparseAutoenco
 def facts(sae: SparseAutoencoder, live: list[bool] | None = None, W_U: torch.Tensor | None = None) -> DecoderFacts:
     n = sae.cfg.d_sae
     alive = torch.ones(n, dtype=torch.bool) if live is None else torch.tensor(live)
-    return Decoder(sae, None if W_U is None else Unembedding(W_U)).facts(0, n, alive)
+    whole = Decoder(sae, None if W_U is None else Unembedding(W_U))
+    return whole.facts(0, n, alive, whole.directions.products(alive))
 
 
 def cosines(sae: SparseAutoencoder) -> np.ndarray:
@@ -56,11 +57,12 @@ def test_blocks_of_columns_and_shards_of_latents_change_nothing(
 ) -> None:
     sae, W_U = small_sae(d_sae=150), torch.randn(D_MODEL, 90, generator=torch.Generator().manual_seed(0))
     whole, live = facts(sae, W_U=W_U), torch.ones(150, dtype=torch.bool)
-    monkeypatch.setattr(decoder, "_COLUMNS", columns)
+    monkeypatch.setattr(neighbours, "_COLUMNS", columns)
     monkeypatch.setattr(decoder, "_ROWS", columns)
+    parts = Decoder(sae, Unembedding(W_U))
     for lo in range(0, 150, size):
         hi = min(lo + size, 150)
-        ours = Decoder(sae, Unembedding(W_U)).facts(lo, hi, live)
+        ours = parts.facts(lo, hi, live, parts.directions.products(live))
         for a, b in zip(ours.neighbours, whole.neighbours[lo:hi], strict=True):
             assert np.array_equal(a.nearest, b.nearest)
             assert np.array_equal(a.opposing, b.opposing)
@@ -71,7 +73,7 @@ def test_blocks_of_columns_and_shards_of_latents_change_nothing(
 
 @pytest.mark.parametrize("columns", [3, 16, 1000])
 def test_equal_cosines_are_listed_by_index(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setattr(decoder, "_COLUMNS", columns)
+    monkeypatch.setattr(neighbours, "_COLUMNS", columns)
     basis = np.eye(4)[np.arange(40) % 4] * np.where(np.arange(40) % 8 < 4, 1, -1)[:, None]  # cosines 1, 0 and -1
     sae = sae_of(basis)
     for i, n in enumerate(facts(sae).neighbours):
