@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from browser.charts import Tick
@@ -49,7 +51,7 @@ def densities(summary: Mapping[str, Any], expected: float | None) -> DensityChar
     return DensityChart(_bars(counts, ceiling), xticks, yticks, lines, sum(counts), says)
 
 
-def _bars(counts: Sequence[int], ceiling: float) -> str:
+def _bars(counts: Sequence[float], ceiling: float) -> str:
     width = 100 / len(counts)
     heights = ((i * width, 100 * n / ceiling) for i, n in enumerate(counts) if n)
     return "".join(f"M{x + 0.05 * width:.2f} 100v-{h:.2f}h{0.9 * width:.2f}v{h:.2f}z" for x, h in heights)
@@ -227,3 +229,64 @@ def _at(values: Sequence[float], low: float, high: float) -> list[Tick]:
     """Ticks of those values that lie within a natural-log span."""
     inside = [v for v in values if low <= math.log(v) <= high]
     return [Tick(round(100 * (math.log(v) - low) / (high - low), 2), f"{v:g}") for v in inside]
+
+
+@dataclass(frozen=True)
+class L0Chart:
+    """On how many tokens so many latents are active, both axes linear."""
+
+    path: str
+    xticks: list[Tick]
+    yticks: list[Tick]
+    mean: Line
+    low: int  # percentiles of tokens: 5, 50, 95
+    median: int
+    high: int
+    beyond: float  # share of tokens right of the chart's end
+    says: str  # the chart in one sentence
+
+
+L0_CENTILES = (5, 50, 95)
+L0_BARS = 48
+L0_CUT = 0.999  # the axis ends where so many of the tokens are
+
+
+def l0_centiles(histogram: Sequence[list[int]], centiles: Sequence[float] = L0_CENTILES) -> list[int]:
+    """The least number of latents that so many per cent of the tokens do not exceed; histogram [[L0, tokens], …]."""
+    whole = sum(n for _, n in histogram)
+    values = [value for value, _ in sorted(histogram)]
+    below = list(accumulate(n for _, n in sorted(histogram)))
+    return [values[bisect_left(below, whole * centile / 100)] for centile in centiles]
+
+
+def l0(summary: Mapping[str, Any]) -> L0Chart | None:
+    """The distribution of L0 over the tokens; None where it is not known or every token has the same."""
+    histogram = summary.get("l0_histogram") or []
+    if len(histogram) < 2:
+        return None
+    first, last = min(v for v, _ in histogram), l0_centiles(histogram, [100 * L0_CUT])[0]
+    step = max(1, math.ceil((last - first + 1) / L0_BARS))
+    counts = [0] * math.ceil((last - first + 1) / step)
+    for value, n in histogram:
+        if value <= last:
+            counts[(value - first) // step] += n
+    whole, end = sum(n for _, n in histogram), first + step * len(counts)
+    return _l0_chart(summary, [n / whole for n in counts], first, end, 1 - sum(counts) / whole)
+
+
+def _l0_chart(summary: Mapping[str, Any], shares: Sequence[float], first: int, end: int, beyond: float) -> L0Chart:
+    low, median, high = l0_centiles(summary["l0_histogram"])
+    ceiling, yticks = _round_axis(100 * max(shares))
+    place = lambda v: 100 * (v + 0.5 - first) / (end - first)  # noqa: E731
+    mean = Line(round(place(summary["l0"]), 2), f"mean {summary['l0']:.1f}", left=place(summary["l0"]) > 60)
+    says = f"L0 over the tokens: mean {summary['l0']:.1f}, median {median}, nine tenths between {low} and {high}."
+    xticks = [Tick(round(place(v), 2), thousands(v)) for v in _round_steps(first, end - 1)]
+    return L0Chart(_bars([100 * s for s in shares], ceiling), xticks, yticks, mean, low, median, high, beyond, says)
+
+
+def _round_steps(first: int, last: int) -> list[int]:
+    """Four to eight round whole numbers between two."""
+    size = max(1.0, (last - first) / 6)
+    power = 10.0 ** math.floor(math.log10(size))
+    step = int(next(power * k for k in (1, 2, 5, 10) if power * k >= size))
+    return list(range(-(-first // step) * step, last + 1, step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import path, register_converter
+from django.urls import path, re_path, register_converter
 
 from browser.converters import SaeConverter
 from browser.views import latents, runs, saes, site
@@ -25,7 +25,10 @@ urlpatterns = [
     path("s/<sae:ref>/<int:index>", latents.latent_detail, name="latent_detail"),
     path("s/<sae:ref>/<int:index>.json", latents.latent_json, name="latent_json"),
     path("s/<sae:ref>/<int:index>/contexts", latents.latent_contexts, name="latent_contexts"),
+    path("s/<sae:ref>/", saes.without_slash),
+    path("s/<sae:ref>/<int:index>/", saes.without_slash),
     path("s/<slug:slug>", saes.sae_by_name, name="sae_by_name"),
+    re_path(r"^s/(?P<slug>[-\w]+)(?P<rest>[/.].*)$", saes.sae_by_name),
     path("jobs", runs.run_list, name="run_list"),
     path("jobs.json", runs.run_list_json, name="run_list_json"),
     path("jobs/live", runs.runs_live, name="runs_live"),
@@ -33,6 +36,10 @@ urlpatterns = [
     path("jobs/<int:pk>", runs.run_detail, name="run_detail"),
     path("jobs/<int:pk>.json", runs.run_json, name="run_json"),
     path("jobs/<int:pk>/live", runs.run_live, name="run_live"),
+    path("jobs/<int:pk>/cancel", runs.run_steer, {"action": "cancel"}, name="run_cancel"),
+    path("jobs/<int:pk>/cancel.json", runs.run_steer_json, {"action": "cancel"}, name="run_cancel_json"),
+    path("jobs/<int:pk>/resume", runs.run_steer, {"action": "resume"}, name="run_resume"),
+    path("jobs/<int:pk>/resume.json", runs.run_steer_json, {"action": "resume"}, name="run_resume_json"),
     path("go", site.jump, name="jump"),
     path("healthz", site.healthz, name="healthz"),
     path("admin/", admin.site.urls),

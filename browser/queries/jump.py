@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from django.db.models import Q
 from django.urls import Resolver404, resolve, reverse
 
 from browser.errors import NotFound, sae_link
-from browser.queries.saes import all_saes
+from browser.queries.saes import all_saes, find
 from sae_backend.models import Sae
 
 REF = re.compile(r"(?:sae:|/?s/)?(?P<ref>[0-9a-f]{6,64}(?:@r\d{1,9})?)(?:[/ ](?P<index>\d{1,9}))?/?", re.I)
@@ -52,6 +53,18 @@ def _address(ref: str, index: str | None) -> str:
     return reverse("latent_detail", args=[ref, int(index)]) if index else reverse("sae_detail", args=[ref])
 
 
+def sae_called(words: str) -> Sae:
+    """The only SAE of this id or name, whole or in part; NotFound names those that it may be."""
+    known = REF.fullmatch(words)
+    if saes := _matching(words):
+        if len(saes) == 1:
+            return saes[0]
+        raise _several(words, saes)
+    if known and not known["index"]:
+        return find(known["ref"].lower().partition("@")[0])
+    raise _nothing(words)
+
+
 def _named(words: str) -> str | None:
     """An SAE's name or slug, whole or the only one that contains the words; a latent's index may follow."""
     found = NAMED.fullmatch(words)
@@ -60,9 +73,13 @@ def _named(words: str) -> str | None:
         if len(saes) == 1:
             return _address(saes[0].public_id, re.sub(r"\D", "", index or "") or None)
         if saes:
-            links = [sae_link(s) for s in saes]
-            raise NotFound(f"“{name}” is in the name of several SAEs", "Choose one.", links)
+            raise _several(name, saes)
     return None
+
+
+def _several(name: str, saes: Sequence[Sae]) -> NotFound:
+    names = ", ".join(sae.name for sae in saes)
+    return NotFound(f"“{name}” is in the name of several SAEs", f"Choose one: {names}.", [sae_link(s) for s in saes])
 
 
 def _matching(name: str) -> list[Sae]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from django.urls import reverse
 
 from browser import plots
-from browser.queries.runs import Progress, unfinished
+from browser.queries.progress import Progress
+from browser.queries.runs import unfinished
 from browser.queries.saes import all_saes
 from sae_backend.models import LanguageModel, Run, Sae, SaeImport
 
@@ -150,9 +151,9 @@ class SaeList:
         return [row for row in self.rows if row.status == "ready"]
 
 
-def rows() -> list[SaeRow]:
-    """Every SAE, by model, hook point and name."""
-    running = {p.run.sae_id: p for p in reversed(unfinished())}
+def rows(jobs: Sequence[Progress] | None = None) -> list[SaeRow]:
+    """Every SAE, by model, hook point and name; `jobs` are the unfinished ones where they are known."""
+    running = {p.run.sae_id: p for p in reversed(unfinished() if jobs is None else jobs)}
     saes = list(all_saes().order_by("lm__name", "hook_name", "name", "pk"))
     failed = _failed(sae.pk for sae in saes if sae.current_run is None and sae.pk not in running)
     return _with_best([_row(sae, running.get(sae.pk), sae.pk in failed) for sae in saes])
@@ -193,14 +194,14 @@ def _hook_key(row: SaeRow) -> tuple[int, str]:
 
 def page(chosen: str, words: str) -> SaeList:
     """The home page; `chosen` names the hook point whose frontier is drawn, `words` narrow the table."""
-    found = rows()
+    running = unfinished()
+    found = rows(running)
     frontiers = _frontiers(found)
     frontier = next((f for f in frontiers if f.key == chosen), None) or max(
         frontiers, key=lambda f: len(f.points), default=None
     )
     states = list(SaeImport.objects.exclude(state=SaeImport.State.DONE).values_list("state", flat=True))
     failed = states.count(SaeImport.State.FAILED)
-    running = unfinished()
     return SaeList(_models(found), frontiers, frontier, running, failed, len(states) - failed, words)
 
 

@@ -15,7 +15,8 @@ from browser.queries import latent_list
 from browser.queries.columns import BY_NAME, COLUMNS, INDEX, SHOWN, Column
 from browser.queries.latent_list import Filter, Rows
 from browser.queries.latents import vocabulary
-from browser.queries.runs import Progress, RunPage
+from browser.queries.progress import Progress
+from browser.queries.runs import RunPage
 from browser.queries.sae_list import ARCHITECTURES
 from browser.queries.saes import ResolvedSae
 from browser.tokens import Vocabulary, chip
@@ -127,6 +128,7 @@ class SaePage:
     resolved: ResolvedSae
     densities: plots.DensityChart | None
     scatter: plots.ScatterChart | None
+    l0: plots.L0Chart | None
     table: Table
     pairs: list[Pair]
     newer: Run | None  # a run that will take this one's place
@@ -193,8 +195,8 @@ def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
     """The whole page; its table may have been too slow without taking the rest with it."""
     summary, sae = resolved.run.summary, resolved.sae
     expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
-    densities, scatter = plots.densities(summary, expected), plots.scatter(summary)
-    return SaePage(resolved, densities, scatter, table(resolved, wanted), opposing_pairs(resolved.run.pk), newer)
+    charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary))
+    return SaePage(resolved, *charts, table(resolved, wanted), opposing_pairs(resolved.run.pk), newer)
 
 
 def table(resolved: ResolvedSae, wanted: Filter) -> Table:

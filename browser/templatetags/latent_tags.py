@@ -14,6 +14,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from browser.figures import ordinal
+
 register = template.Library()
 THIN = "\N{NARROW NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -36,7 +38,7 @@ STATUSES = {
     "running": ("run", "running"),
     "stalled": ("warn", "warning"),
     "failed": ("err", "cross"),
-    "cancelled": ("wait", "cross"),
+    "cancelled": ("wait", "stop"),
     "dropped": ("wait", "dead"),
 }
 
@@ -122,6 +124,24 @@ def count(value: float | None) -> str:
 
 
 @register.filter
+def speed(rate: float | None, unit: str) -> str:
+    """Items a second in two significant digits, as a measured rate deserves: 62 k tokens/s, 0.8 latents/s."""
+    if not _defined(rate) or rate <= 0:
+        return DASH
+    rounded = float(f"{rate:.2g}")
+    for least, size, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if rounded >= least:
+            return f"{rounded / size:g}{THIN}{letter} {unit}/s"
+    return f"{thousands(rounded) if rounded >= 10 else f'{rounded:g}'} {unit}/s"
+
+
+@register.filter
+def nth(n: int) -> str:
+    """1st, 2nd, 3rd, 11th."""
+    return ordinal(n)
+
+
+@register.filter
 def styled(value: float | None, style: str) -> str:
     """A statistic in the style that its column names."""
     return {"density": density, "fixed": fixed, "thousands": thousands}.get(style, compact)(value)
@@ -175,6 +195,12 @@ def ago(moment: datetime | None) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"
     return f"{max(0, seconds):.0f} s ago"
+
+
+@register.filter
+def since(moment: datetime | None) -> str:
+    """How long it has been so: 3:05."""
+    return DASH if moment is None else duration(max(0.0, (timezone.now() - moment).total_seconds()))
 
 
 @register.filter

@@ -1,14 +1,21 @@
-"""The list of jobs, a job's page, and the parts of both that change."""
+"""The list of jobs, a job's page, the parts of both that change, and the steering of a job."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from browser import pages
+from browser.permissions import may_steer
 from browser.queries import runs
+from browser.queries.runs import RunPage, RunSteering
+from sae_backend import queue
+
+STEER = {"cancel": queue.cancel, "resume": queue.resume}
 
 
 @require_safe
@@ -40,22 +47,49 @@ def run_list_json(request: HttpRequest) -> HttpResponse:
     return pages.as_json({"jobs": jobs, "imports": imports})
 
 
+def job(request: HttpRequest, pk: int) -> RunPage:
+    """A job's page as this user sees it."""
+    page = runs.page(pk)
+    return replace(page, may_steer=may_steer(request.user, page.progress.run))
+
+
 @require_safe
 @never_cache
 def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
-    return pages.show(request, runs.page(pk))
+    return pages.show(request, job(request, pk))
 
 
 @require_safe
 @never_cache
 def run_live(request: HttpRequest, pk: int) -> HttpResponse:
     """The part of a job's page that changes; ?inside is for the page of an SAE that waits for it."""
-    return render(request, "browser/_run_live.html", {"page": runs.page(pk), "inside": "inside" in request.GET})
+    return render(request, "browser/_run_live.html", {"page": job(request, pk), "inside": "inside" in request.GET})
 
 
 @require_safe
 @never_cache
 def run_json(request: HttpRequest, pk: int) -> HttpResponse:
-    page = runs.page(pk)
-    log = [{"at": line.at.isoformat(), "level": line.level, "text": line.text} for line in page.log]
-    return pages.as_json({**page.progress.as_json(), "log": log})
+    return pages.as_json(job(request, pk).as_json())
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def run_steer(request: HttpRequest, pk: int, action: str) -> HttpResponse:
+    """Ask whether to cancel or resume a job, which changes nothing; a POST does it and goes to the job's page."""
+    page = job(request, pk)
+    if not page.may_steer:
+        return pages.show(request, RunSteering(page, action), 403)
+    if request.method != "POST":
+        return pages.show(request, RunSteering(page, action))
+    STEER[action](pk)  # what is over already stays as it is, which its page shows
+    return redirect("run_detail", pk)
+
+
+@require_POST
+@never_cache
+def run_steer_json(request: HttpRequest, pk: int, action: str) -> HttpResponse:
+    """The same for programs: `done` says whether the job was in a state to be cancelled or resumed."""
+    if not job(request, pk).may_steer:
+        return pages.as_json({"error": "not allowed", "message": RunSteering.refusal}, 403)
+    done = STEER[action](pk)
+    return pages.as_json({"done": done, "job": job(request, pk).as_json()})

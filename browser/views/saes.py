@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.encoding import iri_to_uri
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
@@ -16,6 +18,7 @@ from browser.queries import latent_list, runs, sae_list, sae_page, saes
 from browser.queries.columns import COLUMNS
 from browser.queries.latent_list import Filter
 from browser.queries.saes import ResolvedSae
+from browser.views.runs import job
 
 LARGEST_PAGE = 1000  # rows of one latents.json
 
@@ -53,8 +56,8 @@ def _detail(request: HttpRequest, page: sae_page.SaePage) -> HttpResponse:
 
 @never_cache
 def _progress(request: HttpRequest, waiting: NotReady) -> HttpResponse:
-    job = runs.page(waiting.run.pk) if waiting.run else None
-    return pages.show(request, sae_page.SaeProgress(waiting.sae, job))
+    found = job(request, waiting.run.pk) if waiting.run else None
+    return pages.show(request, sae_page.SaeProgress(waiting.sae, found))
 
 
 @require_safe
@@ -62,8 +65,8 @@ def sae_json(request: HttpRequest, ref: str) -> HttpResponse:
     try:
         resolved = saes.resolve(ref)
     except NotReady as waiting:
-        job = runs.page(waiting.run.pk).progress if waiting.run else None
-        return pages.as_json(sae_page.progress_json(waiting.sae, job))
+        found = runs.page(waiting.run.pk).progress if waiting.run else None
+        return pages.as_json(sae_page.progress_json(waiting.sae, found))
     return pages.of_run(request, resolved.run, lambda: pages.as_json(sae_page.as_json(resolved)))
 
 
@@ -115,12 +118,23 @@ def sae_scatter_json(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @require_safe
-def sae_by_name(request: HttpRequest, slug: str) -> HttpResponse:
-    """Names are for people: the slug leads to the identity."""
+def sae_by_name(request: HttpRequest, slug: str, rest: str = "") -> HttpResponse:
+    """Names are for people: the slug leads to the identity, whatever of the SAE is asked for."""
     sae = saes.all_saes().filter(slug=slug).first()
     if sae is None:
         raise Http404(slug)
-    return redirect("sae_detail", sae.public_id)
+    return _moved(request, reverse("sae_detail", args=[sae.public_id]) + rest.rstrip("/"))
+
+
+@require_safe
+def without_slash(request: HttpRequest, **_: str | int) -> HttpResponse:
+    """No address ends with a slash; people type one."""
+    return _moved(request, request.path.rstrip("/"))
+
+
+def _moved(request: HttpRequest, path: str) -> HttpResponse:
+    query = request.META.get("QUERY_STRING", "")
+    return redirect(iri_to_uri(path) + (f"?{query}" if query else ""))
 
 
 def _filter(request: HttpRequest) -> Filter:

@@ -74,15 +74,18 @@ $$("form[data-clean]").forEach(form => form.addEventListener("submit", () => {
 $$("select[data-submit]").forEach(field => field.addEventListener("change", () => field.form.requestSubmit()));
 
 /* ---- live parts: fetched again from their own address while they say so ---------------------- */
+const busy = part => { const words = getSelection(); return !words.isCollapsed && part.contains(words.anchorNode); };
 const poll = async part => {
-  if (document.hidden) return setTimeout(poll, 2000, part);
+  if (document.hidden || busy(part)) return setTimeout(poll, 2000, part); // words selected in it are to be copied
   let next = part;
   try {
     const reply = await fetch(part.dataset.poll, { headers: { Accept: "text/html" } });
     if (reply.ok) {
       next = el("template", { innerHTML: await reply.text() }).content.firstElementChild;
       const log = $(".log", part), follow = !log || log.scrollTop + log.clientHeight > log.scrollHeight - 24, at = log?.scrollTop;
+      const focused = part.contains(document.activeElement) && document.activeElement.id;
       part.replaceWith(next);
+      if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
       if ("reload" in next.dataset) return location.reload();
       const fresh = $(".log", next);
       if (fresh) fresh.scrollTop = follow ? fresh.scrollHeight : at;

@@ -74,7 +74,7 @@ def test_waiting_computing_and_failed_saes_are_listed_as_such(client: Client) ->
         "imported-only": "queued",
     }
     page = get(client)
-    assert "Computing 40 %" in page and "Waiting for a worker" in page and "Failed" in page
+    assert "Computing 40 %" in page and "Next in the queue" in page and "Failed" in page
 
 
 def test_a_newer_run_leaves_a_ready_sae_ready(client: Client) -> None:

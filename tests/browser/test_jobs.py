@@ -12,10 +12,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from browser.queries import runs
-from sae_backend import claims, store
+from sae_backend import claims, store, tasks
 from sae_backend import runs as states
 from sae_backend.models import Run, RunShard, SaeImport
-from tests.browser import sae_rows
+from tests.backend import messages
+from tests.browser import run_rows, sae_rows
+from tests.browser.run_rows import CONTEXTS, ago
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,18 +40,18 @@ def test_nothing_yet(client: Client) -> None:
 
 def test_a_run_goes_through_its_stages(client: Client) -> None:
     run = sae_rows.new_run(sae_rows.new_sae())
-    assert stages(client, run) == ["todo", "todo", "todo"]
+    assert stages(client, run) == ["current", "todo", "todo", "todo"]
     assert "Waiting for a worker" in get(client, f"/jobs/{run.pk}")
     sae_rows.start(run)
     sae_rows.do_contexts(run, shards=1)
-    assert stages(client, run) == ["current", "todo", "todo"]
+    assert stages(client, run) == ["done", "current", "todo", "todo"]
     sae_rows.do_contexts(run)
-    assert stages(client, run) == ["done", "current", "todo"]
+    assert stages(client, run) == ["done", "done", "current", "todo"]
     sae_rows.load(run, sae_rows.statistics(run.sae.d_sae))
-    assert stages(client, run) == ["done", "done", "current"]
+    assert stages(client, run) == ["done", "done", "done", "current"]
     store.seal(run.pk)
     store.publish(run.pk, sae_rows.FIGURES)
-    assert stages(client, run) == ["done", "done", "done"]
+    assert stages(client, run) == ["done"] * 4
     page = get(client, f"/jobs/{run.pk}")
     assert "Open the SAE" in page and "data-poll" not in page
 
@@ -58,51 +60,99 @@ def test_progress_counts_finished_shards_and_the_claims_at_work(client: Client) 
     run = sae_rows.new_run(sae_rows.new_sae())
     sae_rows.start(run)
     sae_rows.do_contexts(run, shards=1)
-    assert client.get(f"/jobs/{run.pk}.json").json()["tokens"]["done"] == 32  # before any heartbeat
+    assert client.get(f"/jobs/{run.pk}.json").json()["tokens_done"] == 32  # before any heartbeat
     claimed = claims.claim(run.pk, RunShard.Kind.CONTEXTS, 1, "gpu-7")
     assert claimed is not None
     claims.heartbeat(claimed, 16)
     data = client.get(f"/jobs/{run.pk}.json").json()
-    assert data["tokens"]["done"] == 32 + 16 and data["tokens"]["total"] == 64
-    assert data["shards"] == {"contexts": {"done": 1, "total": 2}, "latents": {"done": 0, "total": 3}}
+    assert data["tokens_done"] == 32 + 16 and data["tokens_total"] == 64
+    shards = {kind: (count["done"], count["total"]) for kind, count in data["shards"].items()}
+    assert shards == {"contexts": (1, 2), "latents": (0, 3)}
+    assert [(w["worker"], w["kind"], w["lo"], w["hi"], w["attempt"]) for w in data["workers"]] == [
+        ("gpu-7", "contexts", 2, 4, 1)
+    ]
     page = get(client, f"/jobs/{run.pk}")
     assert "gpu-7" in page and 'aria-valuenow="75"' in page and 'aria-valuenow="60"' in page
 
 
-def test_time_left_follows_from_the_measured_rate() -> None:
-    run = sae_rows.new_run(sae_rows.new_sae())
-    now = timezone.now()
-    run.state, run.started_at, run.heartbeat_at = Run.State.COMPUTING, now - timedelta(seconds=30), now
-    run.tokens_total, run.tokens_done = 1000, 750
-    progress = runs.Progress(run, now=now)
-    assert progress.rate == 25 and progress.left == 10 and progress.current is progress.stages[0]
-    run.tokens_done = 0
-    assert runs.Progress(run, now=now).left is None
+def test_the_same_figures_are_on_the_page_in_the_list_and_in_json(client: Client) -> None:
+    run_rows.published()  # 0.5 seconds a token, 0.1 a latent, 6 to publish
+    run = run_rows.computing(begun=100)
+    run_rows.shard_done(run, CONTEXTS, 0, begun=100, done=0)
+    run_rows.shard_held(run, CONTEXTS, 1, begun=0, progress=0, nth=2)
+    data = client.get(f"/jobs/{run.pk}.json").json()
+    assert data["tokens_done"] == 32 and data["rate"] == pytest.approx(0.32, rel=0.05)
+    assert data["rate_unit"] == "tokens/s" and data["seconds_left"] == pytest.approx(136, rel=0.05)
+    assert client.get("/jobs.json").json()["jobs"][0]["seconds_left"] == pytest.approx(136, rel=0.05)
+    page, listed = get(client, f"/jobs/{run.pk}"), get(client, "/jobs")
+    assert "about <b>2 min</b> left in all" in page and "32 of 64 tokens" in page and "0.32 tokens/s" in page
+    assert "1 needed another attempt" in page and "gpu-0" in page
+    assert "2 min left" in listed and "0.32 tokens/s" in listed and "gpu-0" in listed
 
 
-def test_a_run_without_a_sign_of_its_worker_is_stalled(client: Client) -> None:
+def test_time_stands_still_once_a_stage_or_a_run_has_ended(client: Client) -> None:
+    run = sae_rows.publish().run
+    moments = ("created_at", "started_at", "computed_at", "loaded_at", "live_at")
+    long_ago = timezone.now() - timedelta(hours=1)
+    at = [long_ago + timedelta(seconds=seconds) for seconds in (0, 10, 100, 140, 142)]
+    times = dict(zip(moments, at, strict=True))
+    Run.objects.filter(pk=run.pk).update(**times)
+    for url in (f"/jobs/{run.pk}.json", "/jobs.json"):
+        data = client.get(url).json()
+        job = data["jobs"][0] if "jobs" in data else data
+        assert [stage["seconds"] for stage in job["stages"]] == [10, 90, 40, 2], url
+    assert "took <b>2:12</b>" in get(client, f"/jobs/{run.pk}")
+    stopped = {"stopped_at": at[2] + timedelta(seconds=20), "loaded_at": None, "live_at": None}
+    Run.objects.filter(pk=run.pk).update(state=Run.State.CANCELLED, **stopped)
+    seconds = [stage["seconds"] for stage in client.get(f"/jobs/{run.pk}.json").json()["stages"]]
+    assert seconds == [10, 90, 20, None]
+
+
+def test_indexes_are_counted_while_a_run_is_published(client: Client) -> None:
     run = sae_rows.new_run(sae_rows.new_sae())
     sae_rows.start(run)
-    long_ago = timezone.now() - timedelta(hours=3)
-    Run.objects.filter(pk=run.pk).update(heartbeat_at=long_ago)
-    assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is False  # nobody holds a part of it: it waits
-    assert claims.claim(run.pk, RunShard.Kind.CONTEXTS, 0, "worker-1") is not None
-    Run.objects.filter(pk=run.pk).update(heartbeat_at=long_ago)
-    assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is True
+    sae_rows.do_contexts(run)
+    sae_rows.load(run, sae_rows.statistics(run.sae.d_sae))
+    counts = lambda: [client.get(f"/jobs/{run.pk}.json").json()["stages"][3][key] for key in ("done", "total")]  # noqa: E731
+    assert counts() == [0, runs.INDEXES]
+    store.seal(run.pk)
+    assert counts() == [runs.INDEXES, runs.INDEXES]
+
+
+def stalled(client: Client, run: Run) -> bool:
+    return client.get(f"/jobs/{run.pk}.json").json()["stalled"]
+
+
+def test_a_run_that_nobody_touches_says_so_and_what_to_do(client: Client) -> None:
+    messages.forget()
+    run = run_rows.computing(begun=3 * 3600, sign=3 * 3600)
     page = get(client, f"/jobs/{run.pk}")
-    assert (
-        "No worker has given a sign since 3 h ago" in page and "left" not in page.split("<main")[1].split("Stages")[0]
-    )
-    assert "last sign 3 h ago" in get(client, "/jobs")
+    assert "No worker has touched this run since 3 h ago. Nothing of it is in the queue" in page
+    assert "start a worker (make worker" in page and "left" not in page.split("<main")[1].split("Stages")[0]
+    assert stalled(client, run) and "last sign 3 h ago" in get(client, "/jobs")
+    tasks.compute_contexts.delay(run.pk, 0)
+    assert "1 pieces of work wait in the queue, and no worker takes them" in get(client, f"/jobs/{run.pk}")
+    messages.forget()
+    run_rows.shard_held(run, CONTEXTS, 0, begun=4 * 3600, progress=3, sign=3 * 3600)
+    assert "gpu-0 began a part and fell silent" in get(client, f"/jobs/{run.pk}")
     Run.objects.filter(pk=run.pk).update(heartbeat_at=timezone.now())
-    assert client.get(f"/jobs/{run.pk}.json").json()["stalled"] is False
+    assert not stalled(client, run)
+
+
+def test_a_run_behind_one_that_moves_waits_and_is_not_stalled(client: Client) -> None:
+    first, second = run_rows.computing(), sae_rows.new_run(sae_rows.new_sae("b", slug="b"))
+    Run.objects.filter(pk=second.pk).update(created_at=ago(3600))
+    assert not stalled(client, second) and "Queued, next" in get(client, "/jobs")
+    assert "It begins when the jobs before it are done" in get(client, f"/jobs/{second.pk}")
+    Run.objects.filter(pk=first.pk).update(heartbeat_at=ago(3600))
+    assert stalled(client, second)
 
 
 def test_a_failed_run_says_why_and_where(client: Client) -> None:
     run = sae_rows.new_run(sae_rows.new_sae())
     sae_rows.start(run)
     states.fail(run.pk, "W_dec is 768 × 24576; expected 24576 × 768 <b>")
-    assert stages(client, run) == ["failed", "todo", "todo"]
+    assert stages(client, run) == ["done", "failed", "todo", "todo"]
     page = get(client, f"/jobs/{run.pk}")
     assert page.count("W_dec is 768 × 24576; expected 24576 × 768 &lt;b&gt;") == 2  # the note and the log
     assert "data-poll" not in page and "&lt;b&gt;" in get(client, "/jobs")
@@ -142,9 +192,11 @@ def test_jobs_cost_as_many_queries_for_one_run_as_for_many(client: Client) -> No
     with CaptureQueriesContext(connection) as few:
         get(client, "/jobs")
     for _ in range(5):
-        sae_rows.new_run(published.sae)
+        run = sae_rows.new_run(published.sae)
     with CaptureQueriesContext(connection) as many:
         get(client, "/jobs")
     with CaptureQueriesContext(connection) as one:
         get(client, f"/jobs/{published.run.pk}")
-    assert len(few) + 1 == len(many) == 4 and len(one) == 4
+    with CaptureQueriesContext(connection) as waiting:
+        get(client, f"/jobs/{run.pk}")
+    assert (len(few), len(many), len(one), len(waiting)) == (4, 8, 3, 7)

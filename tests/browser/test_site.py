@@ -10,6 +10,7 @@ import pytest
 from django.conf import settings
 from django.contrib.staticfiles import finders
 from django.db import connection
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -30,10 +31,11 @@ def published(transactional_db: None) -> Stats:
 @pytest.mark.django_db
 def test_health_needs_every_migration(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "_migrated", False)
-    MigrationRecorder(connection).record_unapplied("sae_backend", "0002_partitioned")
+    [latest] = MigrationLoader(connection).graph.leaf_nodes("sae_backend")
+    MigrationRecorder(connection).record_unapplied(*latest)
     response = client.get("/healthz")
     assert response.status_code == 503 and b"migrate" in response.content
-    MigrationRecorder(connection).record_applied("sae_backend", "0002_partitioned")
+    MigrationRecorder(connection).record_applied(*latest)
     assert client.get("/healthz").content == b"ok"
     with CaptureQueriesContext(connection) as seen:
         assert client.get("/healthz").status_code == 200
@@ -90,6 +92,27 @@ def test_the_jump_box_says_what_it_understood(client: Client) -> None:
 def test_a_name_leads_to_the_identity(client: Client) -> None:
     sae = sae_rows.new_sae()
     assert client.get(f"/s/{sae.slug}")["Location"] == f"/s/{sae.public_id}"
+
+
+@pytest.mark.django_db
+def test_a_name_leads_to_whatever_of_the_sae_is_asked_for(client: Client) -> None:
+    sae = sae_rows.new_sae()
+    for rest in ("/5", "/5.json", ".json", "/latents.csv", "/random", "/5?int=b3&ws=1", ".json?x=1"):
+        response = client.get(f"/s/{sae.slug}{rest}")
+        assert response.status_code == 302 and response["Location"] == f"/s/{sae.public_id}{rest}", rest
+    assert client.get("/s/no-such-name/5").status_code == 404
+    assert client.get(f"/s/{sae.slug}/nonsense", follow=True).status_code == 404
+
+
+@pytest.mark.django_db
+def test_a_slash_too_many_is_taken_away(client: Client) -> None:
+    sae = sae_rows.new_sae()
+    for rest in (f"{sae.public_id}/?sort=index", f"{sae.public_id}/7/", f"{sae.public_id}@r2/7/"):
+        response = client.get(f"/s/{rest}")
+        assert response.status_code == 302 and response["Location"] == f"/s/{rest.replace('/?', '?').rstrip('/')}", rest
+    for rest in (f"{sae.slug}/", f"{sae.slug}/7/"):
+        target = f"/s/{rest.replace(sae.slug, sae.public_id).rstrip('/')}"
+        assert client.get(f"/s/{rest}")["Location"] == target, rest
 
 
 def test_a_page_of_a_run_is_not_sent_twice(client: Client, published: Stats) -> None:

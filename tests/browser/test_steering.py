@@ -1,0 +1,124 @@
+"""Cancelling and resuming a job from its page and by programs: who may, and that only a POST changes anything."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from sae_backend.models import Run, RunShard
+from tests.backend import messages
+from tests.browser import run_rows, sae_rows
+from tests.browser.run_rows import CONTEXTS
+
+pytestmark = pytest.mark.django_db(transaction=True)
+ADDRESSES = ("cancel", "resume", "cancel.json", "resume.json")
+
+
+@pytest.fixture
+def run() -> Run:
+    """A run with half of its contexts done."""
+    messages.forget()
+    run = run_rows.computing()
+    run_rows.shard_done(run, CONTEXTS, 0, begun=20, done=10)
+    return run
+
+
+@pytest.fixture
+def member(client: Client) -> Client:
+    client.force_login(User.objects.create_user("ada"))
+    return client
+
+
+def state(run: Run) -> str:
+    run.refresh_from_db()
+    return run.state
+
+
+def test_a_get_changes_nothing(member: Client, run: Run) -> None:
+    for address in ADDRESSES:
+        assert member.get(f"/jobs/{run.pk}/{address}").status_code == (405 if ".json" in address else 200)
+    assert state(run) == "computing" and messages.take() is None
+
+
+def test_whoever_is_not_logged_in_is_told_so_and_changes_nothing(client: Client, run: Run) -> None:
+    for address in ADDRESSES:
+        response = client.post(f"/jobs/{run.pk}/{address}")
+        assert response.status_code == 403 and "who are logged in" in response.content.decode()
+    assert state(run) == "computing"
+    page = client.get(f"/jobs/{run.pk}").content.decode()
+    assert 'id="cancel"' not in page and client.get(f"/jobs/{run.pk}.json").json()["may_steer"] is False
+
+
+def test_everybody_may_on_a_site_that_is_open_to_all(client: Client, run: Run, settings: Any) -> None:
+    settings.OPEN_TO_ALL = True
+    assert 'id="cancel"' in client.get(f"/jobs/{run.pk}").content.decode()
+    assert client.get(f"/jobs/{run.pk}.json").json()["may_steer"] is True
+    assert client.post(f"/jobs/{run.pk}/cancel")["Location"] == f"/jobs/{run.pk}"
+    assert state(run) == "cancelled"
+
+
+def test_a_job_is_cancelled_and_resumed_from_what_is_done(member: Client, run: Run) -> None:
+    assert f'href="/jobs/{run.pk}/cancel"' in member.get(f"/jobs/{run.pk}").content.decode()
+    assert "Cancel job" in member.get(f"/jobs/{run.pk}/cancel").content.decode()
+    page = member.post(f"/jobs/{run.pk}/cancel", follow=True).content.decode()
+    assert state(run) == "cancelled"
+    assert "Cancelled at Contexts" in page and f'action="/jobs/{run.pk}/resume"' in page and 'id="cancel"' not in page
+    assert messages.take() is None
+    page = member.post(f"/jobs/{run.pk}/resume", follow=True).content.decode()
+    assert state(run) == "computing" and 'id="cancel"' in page and 'id="resume"' not in page
+    assert messages.take() is not None
+
+
+def test_a_failed_job_shows_its_remedy_and_a_button_to_resume(member: Client, run: Run) -> None:
+    Run.objects.filter(pk=run.pk).update(state=Run.State.FAILED, error="the disk is full; free 3 GB")
+    page = member.get(f"/jobs/{run.pk}").content.decode()
+    assert "the disk is full; free 3 GB" in page and f'action="/jobs/{run.pk}/resume"' in page
+    assert "Failed at Contexts" in page
+    inside = member.get(f"/s/{run.sae.public_id}").content.decode()
+    assert f'action="/jobs/{run.pk}/resume"' in inside
+
+
+def test_a_stalled_job_can_be_cancelled_and_resumed(member: Client, run: Run) -> None:
+    Run.objects.filter(pk=run.pk).update(heartbeat_at=run_rows.ago(3600))
+    page = member.get(f"/jobs/{run.pk}").content.decode()
+    assert 'id="cancel"' in page and 'id="resume"' in page
+    member.post(f"/jobs/{run.pk}/resume")
+    assert state(run) == "computing" and messages.take() is not None
+    assert member.get(f"/jobs/{run.pk}.json").json()["stalled"] is False
+
+
+def test_programs_learn_whether_anything_changed(member: Client, run: Run) -> None:
+    first, second = (member.post(f"/jobs/{run.pk}/cancel.json").json() for _ in range(2))
+    assert (first["done"], second["done"], first["job"]["state"]) == (True, False, "cancelled")
+    again = member.post(f"/jobs/{run.pk}/resume.json").json()
+    assert again["done"] is True and again["job"]["state"] == "computing"
+
+
+def test_a_finished_job_has_nothing_to_steer(member: Client) -> None:
+    run = sae_rows.publish().run
+    for action in ("cancel", "resume"):
+        assert f"Nothing to {action}" in member.get(f"/jobs/{run.pk}/{action}").content.decode()
+        assert member.post(f"/jobs/{run.pk}/{action}.json").json()["done"] is False
+    assert state(run) == "live" and run.shards.exclude(state=RunShard.State.DONE).count() == 0
+
+
+def test_a_form_of_another_site_is_refused(run: Run) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_user("ada"))
+    for address in ADDRESSES:
+        assert client.post(f"/jobs/{run.pk}/{address}").status_code == 403
+    assert state(run) == "computing"
+    form = client.get(f"/jobs/{run.pk}/cancel").content.decode()
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
+    assert token is not None
+    client.post(f"/jobs/{run.pk}/cancel", {"csrfmiddlewaretoken": token[1]})
+    assert state(run) == "cancelled"
+
+
+def test_a_job_that_is_not_there_is_not_found(member: Client, db: None) -> None:
+    for address in ADDRESSES:
+        assert member.post(f"/jobs/99/{address}").status_code == 404
