@@ -1,64 +1,144 @@
-"""Progress of imports and their runs in a terminal."""
+"""Progress of imports and their runs in a terminal: a line for each, in place where the output is one."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from sae_backend.models import Run, SaeImport
+from django.core.management.base import CommandError
 
-CLEAR = "\r\033[K"  # the terminal's present line
-_PUBLISHED = (Run.State.LIVE, Run.State.RETIRED, Run.State.DROPPED)  # the last two by a later run
-_ENDED = (*_PUBLISHED, Run.State.FAILED, Run.State.CANCELLED)
+from browser.queries import runs
+from browser.queries.progress import Progress
+from browser.templatetags.latent_tags import THIN, duration, nth, remaining, speed
+from sae_backend.models import UNFINISHED, Run, SaeImport
+
+EVERY = 1.0  # seconds between looks
+QUIET = 30.0  # seconds between lines of one run in one stage, where they are not written in place
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
-def watch(import_ids: list[int], out: Any, seconds: float = 1.0) -> bool:
-    """Print a line for each change until every import and its run has ended; True when all came to be published."""
-    live_line = out.isatty() if hasattr(out, "isatty") else False
-    said: dict[int, str] = {}
+def follow(import_ids: Sequence[int], out: Any) -> None:
+    """Show imports and their runs until all are over; CommandError names what failed, once."""
+    try:
+        failed = watch(import_ids, out)
+    except KeyboardInterrupt:
+        out.write(f"\n{_going_on(import_ids)}")
+        sys.exit(INTERRUPTED)
+    if failed:
+        raise CommandError("\n".join(failed))
+
+
+def watch(import_ids: Sequence[int], out: Any, every: float = EVERY) -> list[str]:
+    """The same; the sentences of what failed."""
+    show = InPlace(out) if out.isatty() else Lines(out)
     while True:
         rows = list(SaeImport.objects.select_related("run__sae").filter(pk__in=import_ids).order_by("pk"))
-        _say(rows, said, out, live_line)
-        if all(_ended(row) for row in rows):
-            return all(_good(row) for row in rows)
-        time.sleep(seconds)
+        progress = {p.run.pk: p for p in runs.unfinished()} if any(_waits(row) for row in rows) else {}
+        show([Line(row, progress.get(row.run_id or 0)) for row in rows])
+        if all(_over(row) for row in rows):
+            return [sentence for row in rows if (sentence := _failure(row))]
+        time.sleep(every)
 
 
-def _say(rows: list[SaeImport], said: dict[int, str], out: Any, live_line: bool) -> None:
-    for row in rows:
-        stage = _stage(row)
-        if said.get(row.pk) != stage:
-            said[row.pk] = stage
-            out.write(f"{CLEAR if live_line else ''}{row.name:32} {stage}")
-    if live_line:
-        out.write(CLEAR + " · ".join(filter(None, map(_percent, rows))), ending="")
-        out.flush()
+class Line:
+    """An import or its run: what stage it is in, and all there is to say of it."""
+
+    def __init__(self, row: SaeImport, progress: Progress | None) -> None:
+        self.pk, self.name = row.pk, row.name
+        self.stage, figures = _said(row, progress)
+        self.text = "  ".join([self.stage, *figures]).replace(THIN, " ")
 
 
-def _stage(row: SaeImport) -> str:
-    if row.state == SaeImport.State.FAILED:
-        return f"failed: {row.error}"
+def _said(row: SaeImport, progress: Progress | None) -> tuple[str, list[str]]:
+    """The stage in a few words, and its figures."""
+    if row.state != SaeImport.State.DONE:
+        words = {"queued": "waits for a worker", "running": "the checkpoint is read"}
+        return words.get(row.state, str(row.state)), []
     if row.run is None:
-        return "imported" if row.state == SaeImport.State.DONE else "importing" if row.state == "running" else "queued"
-    if row.run.state == Run.State.FAILED:
-        return f"failed: {row.run.error}"
+        return "imported", []
     if row.run.state in (Run.State.LIVE, Run.State.RETIRED):
-        return f"ready at /s/{row.run.sae.public_id}"
-    return str(Run.State(row.run.state).label).lower()
+        return f"ready at /s/{row.run.sae.public_id}", []
+    if progress is None:
+        return str(row.run.state), []
+    return _stage(progress)
 
 
-def _percent(row: SaeImport) -> str:
-    run = row.run
-    if run is None or run.state != Run.State.COMPUTING or not run.tokens_total:
-        return ""
-    return f"{row.name} {run.tokens_done / run.tokens_total:.0%} of {run.tokens_total:,} tokens"
+def _stage(progress: Progress) -> tuple[str, list[str]]:
+    stage = progress.current
+    if progress.stalled:
+        return "stalled: no worker has touched it for", [duration(progress.silent), "/jobs says what to do"]
+    if stage is None or not stage.unit:
+        place = nth(progress.queue.place) if progress.queue.place > 1 else "next"
+        return f"in the queue, {place}", _about(progress.queue.seconds, "begins in about {}")
+    figures = [f"{stage.share:3.0f} %"] if stage.total else []
+    figures += [speed(stage.rate, stage.unit)] if stage.rate else []
+    left, later = progress.left, "about {} left"
+    return stage.name.lower(), figures + (_about(left, later) or _about(stage.left, f"{later} in this stage"))
 
 
-def _ended(row: SaeImport) -> bool:
+def _about(seconds: float | None, words: str) -> list[str]:
+    return [] if seconds is None else [words.format(remaining(seconds))]
+
+
+class Lines:
+    """Plain lines for a file or a pipe: one for each new stage, and now and then one in between."""
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+        self.said: dict[int, tuple[str, str, float]] = {}
+
+    def __call__(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            stage, text, at = self.said.get(line.pk, ("", "", 0.0))
+            quiet = time.monotonic() - at < QUIET
+            if line.stage != stage or (line.text != text and not quiet):
+                self.said[line.pk] = (line.stage, line.text, time.monotonic())
+                self.out.write(f"{line.name:32} {line.text}")
+        self.out.flush()
+
+
+class InPlace:
+    """The same lines again and again in the same place of a terminal."""
+
+    def __init__(self, out: Any) -> None:
+        self.out, self.height = out, 0
+
+    def __call__(self, lines: Sequence[Line]) -> None:
+        width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over
+        block = "".join(f"\r\033[K{f'{line.name:32} {line.text}'[:width]}\n" for line in lines)
+        self.out.write(f"\033[{self.height}A{block}" if self.height else block, ending="")
+        self.out.flush()
+        self.height = len(lines)
+
+
+def _waits(row: SaeImport) -> bool:
+    return row.run is not None and not _over(row)
+
+
+def _over(row: SaeImport) -> bool:
     if row.state in (SaeImport.State.QUEUED, SaeImport.State.RUNNING):
         return False
-    return row.run is None or row.run.state in _ENDED
+    return row.run is None or row.run.state not in UNFINISHED
 
 
-def _good(row: SaeImport) -> bool:
-    return row.state == SaeImport.State.DONE and (row.run is None or row.run.state in _PUBLISHED)
+def _failure(row: SaeImport) -> str:
+    """Why it did not come to be published; "" where it did."""
+    name = f"{row.name}: "
+    if row.state == SaeImport.State.FAILED:
+        return name + row.error
+    if row.run is not None and row.run.state == Run.State.CANCELLED:
+        return f"{name}cancelled; resume_run {row.run.pk} goes on with it"
+    if row.run is not None and row.run.state == Run.State.FAILED:
+        return f"{name}{row.run.error} (resume_run {row.run.pk} goes on with it)"
+    return ""
+
+
+def _going_on(import_ids: Sequence[int]) -> str:
+    """What to say to whoever leaves before the end."""
+    rows = SaeImport.objects.select_related("run").filter(pk__in=import_ids).order_by("pk")
+    left = [row for row in rows if not _over(row)]
+    cancel = " or ".join(f"cancel_run {row.run.pk}" for row in left if row.run) or "cancel_run, once it has begun,"
+    return f"The workers go on with {', '.join(row.name for row in left)}: /jobs shows it, and {cancel} stops it."

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.core.management.base import OutputWrapper
 from django.db import connections
 
 from browser.management import progress
@@ -153,11 +154,15 @@ def test_an_import_says_how_it_goes_until_its_pages_are_ready(lm: LanguageModel)
     assert row.run is not None and row.run.state == Run.State.LIVE
     lines = printed.splitlines()
     assert lines[-1].split(maxsplit=1) == [demo.SAE.name, f"ready at /s/{row.run.sae.public_id}"]
+    assert all(line.startswith(demo.SAE.name) for line in lines) and len(set(lines)) == len(lines)
+    assert "\033" not in printed  # no terminal reads it
 
 
 def test_an_import_that_fails_ends_the_command_with_its_sentence(lm: LanguageModel, tmp_path: Path) -> None:
-    with a_worker(), pytest.raises(CommandError, match=f"There is no file or folder {tmp_path}/sae.pt"):
-        said("import_sae", tmp_path / "sae.pt", model="demo")
+    out, sentence = io.StringIO(), f"There is no file or folder {tmp_path}/sae.pt"
+    with a_worker(), pytest.raises(CommandError, match=sentence) as caught:
+        call_command("import_sae", str(tmp_path / "sae.pt"), model="demo", stdout=out)
+    assert (out.getvalue() + str(caught.value)).count(sentence) == 1
 
 
 def test_an_import_need_not_be_waited_for(lm: LanguageModel) -> None:
@@ -190,7 +195,7 @@ def test_an_import_whose_run_was_published_once_is_good(state: str, good: bool) 
     row = SaeImport.objects.create(
         name="old", source="x", lm=dataset.lm, state=SaeImport.State.DONE, sae=run.sae, run=run
     )
-    assert progress.watch([row.pk], io.StringIO()) is good
+    assert (progress.watch([row.pk], OutputWrapper(io.StringIO())) == []) is good
 
 
 def test_a_model_is_not_pointed_elsewhere_while_its_files_are_in_place(lm: LanguageModel, tmp_path: Path) -> None:

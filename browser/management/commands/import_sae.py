@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from browser.management.progress import watch
+from browser.management.progress import follow
 from sae_backend import tasks
 from sae_backend.models import Dataset, LanguageModel, SaeImport
 
@@ -35,9 +35,8 @@ class Command(BaseCommand):
         tasks.import_sae.delay(row.pk)
         if options["no_wait"]:
             self.stdout.write("queued; see /jobs")
-        elif not watch([row.pk], self.stdout):
-            row.refresh_from_db()
-            raise CommandError(row.error or (row.run.error if row.run else "the run was stopped"))
+        else:
+            follow([row.pk], self.stdout)
 
 
 def _dataset(options: dict[str, Any]) -> Dataset | None:

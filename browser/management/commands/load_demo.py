@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from browser.management.progress import watch
+from browser.management.progress import follow
 from sae_backend import tasks
 from sae_backend.models import Dataset, LanguageModel, Run, SaeImport
 
@@ -38,8 +38,7 @@ class Command(BaseCommand):
         if lm is None or dataset is None:
             lm, dataset = self._text(options["tokens"])
         imports = [self._import(path, extra, lm, dataset) for path, extra in SAES[: options["saes"]]]
-        if not watch([row.pk for row in imports], self.stdout):
-            raise CommandError("part of the demo could not be computed: see above, and /jobs")
+        follow([row.pk for row in imports], self.stdout)
 
     def _text(self, tokens: int) -> tuple[LanguageModel, Dataset]:
         from sae_backend.core.language_model import LanguageModelError
