@@ -46,7 +46,7 @@ def latents(table: str, run_id: int, result: LatentShard) -> None:
             _floats(np.stack([values[c] for c in _FLOATS], 1)),
             _arrays(result.strongest.ids),
             _arrays(promoted),
-            *_octets(fixed(result.sparks)),
+            *_octets((fixed(result.sparks),)),
         ]
         _send(out, parts, 5 + len(STATISTICS))
 
@@ -107,5 +107,6 @@ def _arrays(ids: npt.NDArray[np.int64]) -> Ragged:
     return kept(words, column < np.where(n, 6 + 2 * n, 4)[:, None])
 
 
-def _octets(values: Ragged) -> tuple[Ragged, Ragged]:
-    return fixed(np.diff(values.starts).astype(">i4")), values
+def _octets(parts: packed.Parts) -> packed.Parts:
+    """A value in parts, behind its length."""
+    return fixed(np.diff(sum(p.starts for p in parts)).astype(">i4")), *parts

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sae_backend.core.ragged import Ragged
+from sae_backend.core.ragged import Ragged, join
 from sae_backend.packing import VERSION, Examples, Histogram, Logits, Neighbours
 
 EXAMPLES = struct.Struct("<BBHf")  # version, bytes per position, examples, scale
@@ -18,8 +19,9 @@ LOGITS = struct.Struct("<BxHHff")  # version, tokens each way, histogram bins, r
 NEIGHBOURS = struct.Struct("<BxH")  # version, latents each way
 
 
-def rows(packed: Ragged) -> list[bytes]:
+def rows(parts: Sequence[Ragged]) -> list[bytes]:
     """A shard's blobs one by one."""
+    packed = join(parts)
     return [packed.data[a:b].tobytes() for a, b in pairwise(packed.starts.tolist())]
 
 

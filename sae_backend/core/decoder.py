@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +40,10 @@ class Decoder:
         self.sae = sae
         self.directions = Directions(sae.W_dec, dtype)
         self.unit, self.directed = self.directions.unit, self.directions.directed
-        self.W_U = None if unembedding is None else unembedding.weight.to(sae.device)
-        if self.W_U is not None and self.W_U.shape[0] != sae.cfg.d_out:
-            self.W_U = None  # the latent does not write to the residual stream: no direct effect
+        if unembedding is not None and unembedding.weight.shape[0] != sae.cfg.d_out:
+            unembedding = None  # the latent does not write to the residual stream: no direct effect
+        self.d_vocab = 0 if unembedding is None else unembedding.weight.shape[1]
+        self._effect = None if unembedding is None else _times(unembedding.weight.to(sae.device))
 
     @torch.no_grad()
     def facts(self, lo: int, hi: int, live: Tensor, products: Tensor) -> DecoderFacts:
@@ -71,16 +73,25 @@ class Decoder:
 
     def _logits(self, lo: int, hi: int) -> tuple[LogitsByLatent, npt.NDArray[np.float64]]:
         """Effects on the logits, and their std, skewness and kurtosis [n 3] over the vocabulary."""
-        d_vocab = 0 if self.W_U is None else self.W_U.shape[1]
-        out, powers = _no_logits(hi - lo, d_vocab), np.full((hi - lo, 3), np.nan)
-        if self.W_U is None:
+        out, powers = _no_logits(hi - lo, self.d_vocab), np.full((hi - lo, 3), np.nan)
+        if self._effect is None:
             return out, powers
-        for latents in self.directed[lo:hi].nonzero()[:, 0].split(min(_ROWS, max(1, _EFFECTS // d_vocab))):
-            effect, place = (self.unit[lo + latents] @ self.W_U).cpu().numpy(), latents.cpu().numpy()
+        directed, step = self.directed[lo:hi].nonzero()[:, 0], min(_ROWS, max(1, _EFFECTS // self.d_vocab))
+        for a in range(0, len(directed), step):
+            latents = directed[a : a + step]
+            effect, place = self._effect(self.unit[lo + latents]).cpu().numpy(), latents.cpu().numpy()
             lists = (out.promoted, out.promoted_effect, out.suppressed, out.suppressed_effect)
             page_kernels.effects(effect, place, *lists, out.low, out.high, out.counts, powers)
             out.defined[place] = True
         return out, _moments(powers)
+
+
+def _times(W: Tensor) -> Callable[[Tensor], Tensor]:
+    """rows ↦ rows @ W; on CPUs by oneDNN, which uses AVX-512 on any maker's, twice as fast as MKL on another's."""
+    if W.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return lambda rows: rows @ W
+    columns = W.T.contiguous().to_mkldnn()
+    return lambda rows: torch.nn.functional.linear(rows.to_mkldnn(), columns).to_dense()
 
 
 def _no_logits(n: int, d_vocab: int) -> LogitsByLatent:

@@ -23,11 +23,11 @@ _CHUNK = 64  # values looked at with a few vector instructions
 def lay(data: Array, starts: Array, at: Array, out: Array) -> None:
     """Copy each row of bytes, data[starts[i] : starts[i + 1]], to out[at[i] …], and move at[i] behind it."""
     for i in range(at.size):
-        first, to = starts[i], at[i]
-        n = starts[i + 1] - first
-        for j in range(n):
-            out[to + j] = data[first + j]
-        at[i] = to + n
+        part = data[starts[i] : starts[i + 1]]
+        to = out[at[i] : at[i] + part.size]  # a slice starts at 0: no check for negative indices, so it vectorises
+        for j in range(part.size):
+            to[j] = part[j]
+        at[i] += part.size
 
 
 # ---- examples ------------------------------------------------------------------------------------
@@ -88,10 +88,12 @@ def cut(
 ) -> None:
     """Positions and activations of each example's firings, from first[e] on, to offsets[e] … offsets[e + 1]."""
     for e in range(context.size):
-        begin = np.int64(context[e]) * ctx_len
-        for j in range(offsets[e + 1] - offsets[e]):
-            position[offsets[e] + j] = token[first[e] + j] - begin
-            out[offsets[e] + j] = act[first[e] + j]
+        begin, n = np.int64(context[e]) * ctx_len, offsets[e + 1] - offsets[e]
+        from_token, from_act = token[first[e] : first[e] + n], act[first[e] : first[e] + n]
+        to_position, to_act = position[offsets[e] : offsets[e] + n], out[offsets[e] : offsets[e] + n]
+        for j in range(n):
+            to_position[j] = from_token[j] - begin
+            to_act[j] = from_act[j]
 
 
 @_jit

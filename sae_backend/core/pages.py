@@ -1,4 +1,7 @@
-"""The packed columns of a shard's latents, as sae_backend.packing reads them one by one."""
+"""The packed columns of a shard's latents, as sae_backend.packing reads them one by one.
+
+A column comes in parts: a latent's blob is its row of each, one behind the other (`ragged.join`).
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_backend import packing
-from sae_backend.core.ragged import Ints, Ragged, cut, ends, fixed, join, kept
+from sae_backend.core.ragged import Ints, Ragged, cut, ends, fixed, kept
 from sae_backend.core.results import ExamplesByLatent, HistogramsByLatent, LogitsByLatent, NeighboursByLatent
 
 Array = npt.NDArray[Any]
+Parts = tuple[Ragged, ...]
 
 
-def examples(e: ExamplesByLatent) -> Ragged:
+def examples(e: ExamplesByLatent) -> Parts:
     """Activations are kept as u16 of the latent's largest: error below 8e-6 of it, or 2e-5 where that would give 0."""
     starts = e.offsets[e.starts]  # [n + 1] into position and act
     scale, wide = _largest(e.act, starts), _largest(e.position, starts) > 255
     unit = np.repeat(np.where(scale > 0, scale, np.float32(1)), np.diff(starts))
     quantised = np.rint(e.act / unit * np.float32(65535)).clip(1, 65535)
     head = _heads(packing.EXAMPLES, len(e), width=1 + wide, n=np.diff(e.starts), scale=scale)
-    parts = (
+    return (
         head,
         cut(e.context.astype("<u4"), e.starts),
         cut(np.diff(e.offsets).astype("<u2"), e.starts),
@@ -30,7 +34,6 @@ def examples(e: ExamplesByLatent) -> Ragged:
         _positions(e.peak, e.starts, wide),
         _positions(e.position, starts, wide),
     )
-    return join(parts)
 
 
 def _largest(values: Array, starts: Ints) -> Array:
@@ -49,17 +52,17 @@ def _positions(values: Array, starts: Ints, wide: npt.NDArray[np.bool_]) -> Ragg
     return Ragged(octets[keep], ends(lengths * (1 + wide)))
 
 
-def histograms(h: HistogramsByLatent) -> Ragged:
+def histograms(h: HistogramsByLatent) -> Parts:
     """From the first bin that counts anything to the last."""
     used, n_bins = h.bins > 0, h.bins.shape[1]
     first, end = used.argmax(1), np.where(used.any(1), n_bins - used[:, ::-1].argmax(1), 0)
     column = np.arange(n_bins)
     keep = (column >= first[:, None]) & (column < end[:, None])
     head = _heads(packing.HISTOGRAM, len(h), first=first, bins=end - first, intervals=h.intervals.shape[1])
-    return join([head, kept(h.bins.astype("<u4"), keep), fixed(h.intervals.astype("<u4"))])
+    return head, kept(h.bins.astype("<u4"), keep), fixed(h.intervals.astype("<u4"))
 
 
-def logits(x: LogitsByLatent) -> Ragged:
+def logits(x: LogitsByLatent) -> Parts:
     """A header of zeros where there are none."""
     on = x.defined
     shape = {"m": x.promoted.shape[1] * on, "bins": x.counts.shape[1] * on}
@@ -68,15 +71,15 @@ def logits(x: LogitsByLatent) -> Ragged:
     values = [x.promoted_effect.astype("<f4"), x.suppressed_effect.astype("<f4")]
     columns = [*ids, *(v.view("<u4") for v in values), x.counts.astype("<u4")]
     body = np.concatenate(columns, axis=1)[on]
-    return join([head, cut(body.reshape(-1), ends(body.shape[1] * on))])
+    return head, cut(body.reshape(-1), ends(body.shape[1] * on))
 
 
-def neighbours(x: NeighboursByLatent) -> Ragged:
+def neighbours(x: NeighboursByLatent) -> Parts:
     """Without what has no cosine."""
     near, far = np.isfinite(x.nearest_cos), np.isfinite(x.opposing_cos)
     ids = [kept(x.nearest.astype("<u4"), near), kept(x.opposing.astype("<u4"), far)]
     cosines = [kept(x.nearest_cos.astype("<f4"), near), kept(x.opposing_cos.astype("<f4"), far)]
-    return join([_heads(packing.NEIGHBOURS, len(x), m=near.sum(1)), *ids, *cosines])
+    return _heads(packing.NEIGHBOURS, len(x), m=near.sum(1)), *ids, *cosines
 
 
 def _heads(header: np.dtype[Any], n_latents: int, **values: Any) -> Ragged:

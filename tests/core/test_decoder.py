@@ -169,6 +169,24 @@ def test_logit_effects_are_the_unit_direction_through_w_u_centred_over_the_vocab
     assert ours.stats.logit_kurtosis == pytest.approx(m4 / m2**2, rel=1e-4)
 
 
+def test_equal_effects_are_listed_by_token() -> None:
+    W_U = torch.randint(0, 3, (4, 60), generator=torch.Generator().manual_seed(0)).float()
+    ours, effect = facts(sae_of(np.eye(4)), W_U=W_U).logits, W_U.numpy()
+    for i, x in enumerate(ours):
+        assert x.promoted.tolist() == np.argsort(-effect[i], kind="stable")[:10].tolist()
+        assert x.suppressed.tolist() == np.argsort(effect[i], kind="stable")[:10].tolist()
+
+
+def test_effects_have_the_precision_of_float32() -> None:
+    g = torch.Generator().manual_seed(5)
+    rows, W_U = torch.randn(300, 700, generator=g), torch.randn(700, 90, generator=g)
+    sae = sae_of(rows.numpy())
+    exact = (rows.double() / rows.double().norm(dim=1, keepdim=True) @ W_U.double()).numpy()
+    exact -= exact.mean(1, keepdims=True)
+    for x, e in zip(facts(sae, W_U=W_U).logits, exact, strict=True):
+        assert np.abs(x.promoted_effect - e[x.promoted]).max() < 2e-6
+
+
 def test_a_vocabulary_of_fewer_tokens_than_are_listed_is_listed_whole() -> None:
     ours = facts(small_sae(), W_U=torch.randn(D_MODEL, 4))
     assert all(len(x.promoted) == len(x.suppressed) == 4 for x in ours.logits)
