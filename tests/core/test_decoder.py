@@ -184,7 +184,7 @@ def test_effects_have_the_precision_of_float32() -> None:
     exact = (rows.double() / rows.double().norm(dim=1, keepdim=True) @ W_U.double()).numpy()
     exact -= exact.mean(1, keepdims=True)
     for x, e in zip(facts(sae, W_U=W_U).logits, exact, strict=True):
-        assert np.abs(x.promoted_effect - e[x.promoted]).max() < 2e-6
+        assert np.abs(x.promoted_effect - e[x.promoted]).max() < 1e-5  # of effects about 2
 
 
 def test_a_vocabulary_of_fewer_tokens_than_are_listed_is_listed_whole() -> None:
