@@ -1,9 +1,9 @@
 """A whole run over its floor, on the same tokens, machine and dtype, in one process.
 
 F is what any tool must pay: the language model's forward to the hook point, the encoder's matmul and the exact top k
-by our best kernel. F0 leaves the top k out. A run is everything: reading contexts, forward, encoder, statistics,
-examples, fidelity, weight facts, COPY into PostgreSQL, indexes and publication. Floor and run take turns, shard by
-shard, so that a busy machine slows both alike.
+by our best kernel (bench.floor). F0 leaves the top k out. A run is everything: reading contexts, forward, encoder,
+statistics, examples, fidelity, weight facts, COPY into PostgreSQL, indexes and publication. Floor and run take turns,
+shard by shard, so that a busy machine slows both alike.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
+from bench.floor import Floor
 from bench.report import Clock, line
 
-TOKENS = int(os.environ.get("BENCH_TOKENS", 524_288))
-WIDTHS = tuple(int(w) for w in os.environ.get("BENCH_WIDTHS", "4096,16384").split(","))
+TOKENS = int(os.environ.get("BENCH_TOKENS", 1_048_576))
+WIDTHS = tuple(int(w) for w in os.environ.get("BENCH_WIDTHS", "4096,16384,65536").split(","))
 
 
 def measure(folder: Path) -> Any:
     """Time a run of each width; the run of the first width, for the benchmarks of storage and pages."""
     from demo import ROOT
     from demo.corpus import documents
+    from sae_backend import jobs, store
     from sae_backend.registry import register_dataset, register_lm
 
     lm = register_lm("bench", str(ROOT / "model"))
     dataset = register_dataset("standard library", "bench", lm, documents(), 256, TOKENS)
+    _forward(lm.source, "blocks.2.hook_resid_post", "float32", store.read_contexts(dataset, 0, 128))
+    if jobs.compute_dtype() != "float32":
+        _forward(lm.source, "blocks.2.hook_resid_post", jobs.compute_dtype(), store.read_contexts(dataset, 0, 256))
     runs = [_run(_checkpoint(folder, width), lm, dataset) for width in WIDTHS]
     return runs[0]
 
@@ -104,8 +110,7 @@ def _time(run_id: int, d_sae: int) -> None:
     from sae_backend.models import RunShard
 
     contexts, latents, publish, floor = Clock(), Clock(), Clock(), Floor(run_id)
-    shards = RunShard.objects.filter(run_id=run_id, kind="contexts").order_by("index")
-    for shard in shards:
+    for shard in RunShard.objects.filter(run_id=run_id, kind="contexts").order_by("index"):
         floor.shard(shard)
         with contexts():
             jobs.compute_contexts(run_id, shard.index)
@@ -118,61 +123,36 @@ def _time(run_id: int, d_sae: int) -> None:
 
 
 def _report(d_sae: int, floor: Floor, contexts: Clock, latents: Clock, publish: Clock) -> None:
-    F0 = floor.forward.wall + floor.matmul.wall
-    F = F0 + floor.top_k.wall
     total = contexts.wall + latents.wall + publish.wall
-    line(f"run_over_F_{d_sae}", total / F, "ratio of wall times")
-    line(f"run_over_F0_{d_sae}", total / F0, "ratio of wall times")
-    line(f"contexts_over_F_{d_sae}", contexts.wall / F, "ratio of wall times")
-    cpu = (contexts.cpu + latents.cpu + publish.cpu) / (floor.forward.cpu + floor.matmul.cpu + floor.top_k.cpu)
-    line(f"run_over_F_cpu_{d_sae}", cpu, "ratio of CPU times, PostgreSQL's own not counted")
-    for name, clock in (("forward", floor.forward), ("matmul", floor.matmul), ("top_k", floor.top_k)):
+    line(f"run_over_F_{d_sae}", total / floor.F.wall, "ratio of wall times")
+    line(f"run_over_F0_{d_sae}", total / floor.F0.wall, "ratio of wall times")
+    line(f"contexts_over_F_{d_sae}", contexts.wall / floor.F.wall, "ratio of wall times")
+    cpu = contexts.cpu + latents.cpu + publish.cpu
+    line(f"run_over_F_cpu_{d_sae}", cpu / floor.F.cpu, "ratio of CPU times, PostgreSQL's own not counted")
+    threads = floor.threads.wall / floor.threads_tokens / (floor.F.wall / floor.tokens)
+    line(f"threads_over_lanes_{d_sae}", threads, "wall time of F with all cores in each batch, over F as we measure it")
+    for name, clock in (("F0", floor.F0), ("F", floor.F)):
         line(f"floor_{name}_{d_sae}", clock.wall / floor.tokens * 1e6, "microseconds a token")
     for name, clock in (("contexts", contexts), ("latents", latents), ("publish", publish)):
         line(f"run_{name}_{d_sae}", clock.wall, "s")
     line(f"tokens_per_second_{d_sae}", floor.tokens / total, "tokens/s, whole run")
+    line(f"peak_memory_{d_sae}", getrusage(RUSAGE_SELF).ru_maxrss / 2**20, "GiB, of this process so far")
 
 
-class Floor:
-    """The least that the same shard of contexts can cost."""
+def _forward(source: str, hook_name: str, dtype: str, tokens: Any) -> None:
+    """Our capture at a hook point over the plain Hugging Face forward of a model cut off behind that layer."""
+    import torch
 
-    def __init__(self, run_id: int) -> None:
-        import torch
+    from sae_backend.core import language_model
 
-        from sae_backend import jobs
-
-        self.pass_ = jobs.context_pass(run_id)
-        self.forward, self.matmul, self.top_k = Clock(), Clock(), Clock()
-        self.tokens = 0
-        self.sae: Any = self.pass_.sae
-        self.lm = self.pass_.lm
-        self.torch = torch
-
-    def shard(self, shard: Any) -> None:
-        from sae_backend import store
-
-        tokens = store.read_contexts(shard.run.dataset, shard.lo, shard.hi)
-        size = self.pass_.cfg.batch_contexts
-        for a in range(0, len(tokens), size):
-            ids = self.torch.from_numpy(tokens[a : a + size].astype("int64"))
-            with self.forward():
-                hidden = self.lm.capture(ids, self.sae.cfg.hook_name)
-            self._encode(hidden.flatten(0, 1))
-            self.tokens += ids.numel()
-
-    def _encode(self, hidden: Any) -> None:
-        """The encoder's blocks as a run multiplies them, with a clock on either side of the top k."""
-        from sae_backend.core.encode import ROWS, RunningTopK
-
-        encoder = self.pass_.encoder
-        x = self.sae.normalise(hidden.float()).x.to(encoder.dtype)
-        for a in range(0, len(x), ROWS):
-            rows = x[a : a + ROWS]
-            top = RunningTopK(len(rows), self.sae.cfg.k, encoder.dtype)
-            for column, W, b in encoder.blocks:
-                with self.matmul():
-                    pre = self.torch.addmm(b, rows, W)
-                with self.top_k():
-                    top.add(pre, column)
-            with self.top_k():
-                top.chosen()
+    lm = language_model.load(source, getattr(torch, dtype))
+    cut = type(lm.hf).from_pretrained(source, dtype=lm.dtype, num_hidden_layers=lm.layer_of(hook_name) + 1).base_model
+    ids = torch.from_numpy(tokens.astype("int64"))
+    ours, plain = Clock(), Clock()
+    with torch.no_grad():
+        for part in ids.split(16):
+            with ours():
+                lm.capture(part, hook_name)
+            with plain():
+                cut(part, use_cache=False)
+    line(f"capture_over_hf_{dtype}", ours.wall / plain.wall, "ratio of wall times, forward to the hook point")

@@ -54,7 +54,7 @@ class ContextPass:
     def _shard(self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report) -> ActivationShard:
         parts, sums, done = [], [], 0
         for part, of_part, n in self.lanes.map(
-            lambda a: self._batch(tokens, a, lo, n_contexts), range(0, len(tokens), self._size(len(tokens)))
+            lambda a: self._batch(tokens, a, lo, n_contexts), range(0, len(tokens), self.batch_size(len(tokens)))
         ):
             parts.append(part)
             sums.append(of_part)
@@ -64,7 +64,7 @@ class ContextPass:
         total = fidelity.merged([asdict(s) for s in sums])
         return ActivationShard(lo, np.ascontiguousarray(tokens), indptr, token, act, asdict(total))
 
-    def _size(self, n: int) -> int:
+    def batch_size(self, n: int) -> int:
         """Contexts of a batch such that every lane has a few, out of n."""
         return max(1, min(self.size, -(-n // (2 * self.lanes.n))))
 
@@ -82,7 +82,7 @@ class ContextPass:
         self, tokens: npt.NDArray[np.uint32], a: int, lo: int, n_contexts: int
     ) -> tuple[Part, fidelity.Sums, int]:
         """What fires in the contexts of the shard from a on, their sums, and how many they are."""
-        batch = tokens[a : a + self._size(len(tokens))]
+        batch = tokens[a : a + self.batch_size(len(tokens))]
         ids = torch.from_numpy(batch.astype(np.int64)).to(self.lm.device)
         counted = ~np.isin(batch, self.special)
         there = self.lm.capture(ids, str(self.sae.cfg.hook_name))
