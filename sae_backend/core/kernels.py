@@ -202,12 +202,40 @@ def _context_peaks(token, act, ctx_len, places):
 
 
 @_jit
+def _strongest(val, places, k):
+    """Places of the k or more strongest firings (all that equal the k-th), strongest first, the earlier of equals."""
+    peaks = val[places]
+    if k < places.size:
+        least = np.partition(peaks, places.size - k)[places.size - k]
+        places = places[peaks >= least]
+        peaks = val[places]
+    return places[np.argsort(-peaks, kind="mergesort")]
+
+
+@_jit
+def _distinct(tok, places, tokens, ctx_len, reach, out):
+    """Fill out with places in order, leaving out those whose window is that of an earlier one; how many it took."""
+    kept = 0
+    for q in places:
+        fresh = kept < out.size
+        for j in range(kept):
+            if not fresh:
+                break
+            fresh = not _same_window(tokens, tok[q], tok[out[j]], reach, ctx_len)
+        if fresh:
+            out[kept] = q
+            kept += 1
+    return kept
+
+
+@_jit
 def tops(indptr, token, act, tokens, ctx_len, reach, out):
     """Places of the K strongest firings [n K], one a context, near-duplicate windows once, -1 where fewer.
 
     Ties go to the earlier (context, position). Two windows are near duplicates when the tokens within `reach` of
     their peaks are equal; the stronger is kept.
     """
+    K = out.shape[1]
     for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         out[i, :] = -1
@@ -215,21 +243,13 @@ def tops(indptr, token, act, tokens, ctx_len, reach, out):
             continue
         tok, val = token[a:b], act[a:b]
         places = np.empty(tok.size, np.int64)
-        n = _context_peaks(tok, val, ctx_len, places)
-        order = np.argsort(-val[places[:n]], kind="mergesort")
-        kept = 0
-        for o in order:
-            q = places[o]
-            fresh = True
-            for j in range(kept):
-                if _same_window(tokens, tok[q], tok[out[i, j] - a], reach, ctx_len):
-                    fresh = False
-                    break
-            if fresh:
-                out[i, kept] = a + q
-                kept += 1
-                if kept == out.shape[1]:
-                    break
+        places = places[: _context_peaks(tok, val, ctx_len, places)]
+        # most often the first few hold K distinct windows; only else all are sorted
+        kept = _distinct(tok, _strongest(val, places, 3 * K), tokens, ctx_len, reach, out[i])
+        if kept < K < places.size:
+            kept = _distinct(tok, _strongest(val, places, places.size), tokens, ctx_len, reach, out[i])
+        out[i, :kept] += a
+        out[i, kept:] = -1
 
 
 @_jit
