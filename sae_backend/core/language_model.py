@@ -25,16 +25,18 @@ from sae_backend.core.taps import Side, Taps
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# TransformerLens hook → (component of the bridge, its input or its output)
-_SITES: dict[str, tuple[str, Side]] = {
-    "hook_resid_pre": ("blocks.{}", "in"),
-    "hook_resid_mid": ("blocks.{}.ln2", "in"),
-    "hook_resid_post": ("blocks.{}", "out"),
-    "hook_attn_out": ("blocks.{}.attn", "out"),
-    "hook_mlp_out": ("blocks.{}.mlp", "out"),
-    "attn.hook_z": ("blocks.{}.attn.o", "in"),
-    "mlp.hook_post": ("blocks.{}.mlp.out", "in"),
+# TransformerLens hook → (component of the bridge, its input or its output); the first that gives the same is taken
+_SITES: dict[str, tuple[tuple[str, Side], ...]] = {
+    "hook_resid_pre": (("blocks.{}", "in"),),
+    "hook_resid_mid": (("blocks.{}.ln2", "in"), ("blocks.{}.mlp", "in")),  # OLMo 2 has no norm before the MLP
+    "hook_resid_post": (("blocks.{}", "out"),),
+    # a norm may follow (Gemma 2), the residual stream be added inside (BLOOM), the MLP be no module (OPT)
+    "hook_attn_out": (("blocks.{}.ln1_post", "out"), ("blocks.{}.attn", "out"), ("blocks.{}.attn.o", "out")),
+    "hook_mlp_out": (("blocks.{}.ln2_post", "out"), ("blocks.{}.mlp", "out"), ("blocks.{}.mlp.out", "out")),
+    "attn.hook_z": (("blocks.{}.attn.o", "in"),),
+    "mlp.hook_post": (("blocks.{}.mlp.out", "in"),),
 }
+_Site = tuple[nn.Module, Side]
 _Form = Callable[[Any], Any]
 _FORMS: tuple[_Form, ...] = (lambda hidden: hidden, lambda hidden: (hidden,))  # blocks return a tensor, or a tuple
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -63,7 +65,7 @@ class LM:
         self.tokenizer = tokenizer
         self.source = source
         self._bridge: Any = None
-        self._proved: dict[str, bool] = {}
+        self._proved: dict[str, _Site | None] = {}
         self._forms: dict[str, _Form | None] = {}
         self._taps = Taps()
         self._lock = threading.RLock()
@@ -116,25 +118,35 @@ class LM:
     @torch.no_grad()
     def capture(self, tokens: Tensor, hook_name: str) -> Tensor:
         """Hidden state [batch pos d_in] at the hook point, heads flattened; the forward stops there."""
-        if self._proves(hook_name):
-            return self._plain_capture(tokens, hook_name)
-        return self._bridge_capture(tokens, hook_name)
+        site = self._site(hook_name)
+        return self._bridge_capture(tokens, hook_name) if site is None else self._plain_capture(tokens, site)
 
-    def _proves(self, hook_name: str) -> bool:
-        """Whether the plain forward was seen to give the bridge's tensor at this hook point."""
+    def _site(self, hook_name: str) -> _Site | None:
+        """The module of the plain forward that was seen to give the bridge's tensor at this hook point."""
         with self._lock:
             if hook_name not in self._proved:
-                self._proved[hook_name] = self._agrees_with_bridge(hook_name)
+                tokens = self._probe()
+                expected = self._bridge_capture(tokens, hook_name)
+                fits = (site for site in self._sites(hook_name) if self._gives(site, tokens, expected))
+                self._proved[hook_name] = next(fits, None)
         return self._proved[hook_name]
 
-    def _agrees_with_bridge(self, hook_name: str) -> bool:
-        tokens = self._probe()
-        expected = self._bridge_capture(tokens, hook_name)
+    def _sites(self, hook_name: str) -> Iterator[_Site]:
+        """Modules of the plain forward that may read or write the hook point."""
+        match = _HOOK.fullmatch(hook_name)
+        for path, side in _SITES.get(match[2], ()) if match else ():
+            try:
+                remote = self.bridge.adapter.translate_transformer_lens_path(path.format(match[1]))  # type: ignore[index]
+                module = self.hf.get_submodule(remote)
+            except (AttributeError, ValueError):
+                continue  # this architecture has no such component
+            yield module, side
+
+    def _gives(self, site: _Site, tokens: Tensor, expected: Tensor) -> bool:
         try:
-            plain = self._plain_capture(tokens, hook_name)
-        except (LanguageModelError, AttributeError):
-            return False
-        return _alike(plain, expected)
+            return _alike(self._plain_capture(tokens, site), expected)
+        except (LanguageModelError, RuntimeError):
+            return False  # never called, or of another size
 
     def _probe(self) -> Tensor:
         """A few tokens [1 pos] on which two ways to compute the same are compared."""
@@ -145,75 +157,62 @@ class LM:
         try:
             with self._lock:  # its hooks act in every thread
                 _, cache = self.bridge.run_with_cache(tokens, names_filter=[hook_name], stop_at_layer=layer + 1)
-            return cache[hook_name].flatten(2)
+            return cache[hook_name].reshape(*tokens.shape, -1)
         except KeyError as error:
             raise LanguageModelError(f"TransformerLens has no hook point {hook_name!r} in this model") from error
 
-    def _plain_capture(self, tokens: Tensor, hook_name: str) -> Tensor:
-        module, side = self._site(hook_name)
+    def _plain_capture(self, tokens: Tensor, site: _Site) -> Tensor:
         kept: list[Tensor] = []
 
         def take(hidden: Tensor) -> Tensor:
             kept.append(hidden)
             raise _Captured
 
-        with self._taps.changed(module, side, take), suppress(_Captured):
+        with self._taps.changed(*site, take), suppress(_Captured):
             self.hf(tokens, use_cache=False)
         if not kept:
-            raise LanguageModelError(f"the plain forward does not call the module of {hook_name!r}")
-        return kept[0].flatten(2)
-
-    def _site(self, hook_name: str) -> tuple[nn.Module, Side]:
-        """The Hugging Face module that reads or writes the hook point."""
-        match = _HOOK.fullmatch(hook_name)
-        if not match or match[2] not in _SITES:
-            raise LanguageModelError(f"{hook_name!r} has no module of its own in the plain forward")
-        path, side = _SITES[match[2]]
-        remote = self.bridge.adapter.translate_transformer_lens_path(path.format(match[1]))
-        return self.hf.get_submodule(remote), side
+            raise LanguageModelError(f"the plain forward does not call {site[0]}")
+        return kept[0].reshape(*tokens.shape, -1)  # from heads, or from tokens end to end
 
     @torch.no_grad()
     def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits [batch pos d_vocab] with what capture gives at the hook point passed through `replace`."""
-        if self._proves(hook_name):
-            middle = hook_name.endswith("hook_resid_mid")
-            return (self._splice_middle if middle else self._plain_splice)(tokens, hook_name, replace)
-        if hook_name.endswith("hook_resid_mid"):
+        site, middle = self._site(hook_name), hook_name.endswith("hook_resid_mid")
+        if site is None and middle:
             raise LanguageModelError(f"{hook_name!r} of this language model can be read, but not replaced")
 
-        def swap(hidden: Tensor, hook: Any) -> Tensor:
-            return replace(hidden.flatten(2)).to(hidden.dtype).reshape(hidden.shape)
+        def swap(hidden: Tensor, hook: Any = None) -> Tensor:
+            return replace(hidden.reshape(*tokens.shape, -1)).to(hidden.dtype).reshape(hidden.shape)
 
-        with self._lock:
-            return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, swap)])
-
-    def _plain_splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
-        """Replace what a module writes, or what it alone reads."""
-        module, side = self._site(hook_name)
-
-        def swap(hidden: Tensor) -> Tensor:
-            return replace(hidden).to(hidden.dtype)
-
-        with self._taps.changed(module, side, swap):
+        if site is None:
+            with self._lock:
+                return self.bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, swap)])
+        if middle:
+            return self._splice_middle(tokens, hook_name, site, swap)
+        with self._taps.changed(*site, swap):  # what a module writes, or what it alone reads
             return self.logits(tokens)
 
-    def _splice_middle(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
+    def _splice_middle(self, tokens: Tensor, hook_name: str, site: _Site, swap: Callable[[Tensor], Tensor]) -> Tensor:
         """Replace the middle of the residual stream, which the second norm and the sum after the MLP both read.
 
         TransformerLens' own hook there changes only what the norm reads.
         """
-        norm, _ = self._site(hook_name)
-        block, _ = self._site(hook_name.replace("hook_resid_mid", "hook_resid_post"))
         change: list[Tensor] = []
 
-        def swap(hidden: Tensor) -> Tensor:
-            new = replace(hidden).to(hidden.dtype)
+        def kept(hidden: Tensor) -> Tensor:
+            new = swap(hidden)
             change.append(new - hidden)
             return new
 
-        taps = self._taps
-        with taps.changed(norm, "in", swap), taps.changed(block, "out", lambda hidden: hidden + change.pop()):
+        def moved(hidden: Tensor) -> Tensor:
+            return hidden + change.pop().reshape(hidden.shape)
+
+        block = self._block(self.layer_of(hook_name))
+        with self._taps.changed(*site, kept), self._taps.changed(block, "out", moved):
             return self.logits(tokens)
+
+    def _block(self, layer: int) -> nn.Module:
+        return next(self._sites(f"blocks.{layer}.hook_resid_post"))[0]
 
     @torch.no_grad()
     def resume(self, tokens: Tensor, hook_name: str, hidden: Tensor) -> Tensor:
@@ -230,27 +229,26 @@ class LM:
         """How blocks return their output, seen to give the whole forward's logits; None where none can be skipped."""
         with self._lock:
             if hook_name not in self._forms:
-                between = hook_name.endswith("hook_resid_post") and self._proves(hook_name)
-                fits = (form for form in _FORMS if self._resumes_alike(hook_name, form))
-                self._forms[hook_name] = next(fits, None) if between else None
+                site = self._site(hook_name) if hook_name.endswith("hook_resid_post") else None
+                fits = (form for form in _FORMS if site is not None and self._resumes_alike(hook_name, site, form))
+                self._forms[hook_name] = next(fits, None)
         return self._forms[hook_name]
 
-    def _resumes_alike(self, hook_name: str, form: _Form) -> bool:
+    def _resumes_alike(self, hook_name: str, site: _Site, form: _Form) -> bool:
         tokens = self._probe()
         try:
-            resumed = self._from_block(tokens, hook_name, self._plain_capture(tokens, hook_name), form)
+            resumed = self._from_block(tokens, hook_name, self._plain_capture(tokens, site), form)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False
         return _alike(resumed, self.logits(tokens))
 
     def _from_block(self, tokens: Tensor, hook_name: str, hidden: Tensor, form: _Form) -> Tensor:
         """Blocks up to the hook point hand on what they are given; the last of them, `hidden`."""
+        last = self.layer_of(hook_name)
         with ExitStack() as stack:
-            for layer in range(self.layer_of(hook_name)):
-                block, _ = self._site(f"blocks.{layer}.hook_resid_post")
-                stack.enter_context(self._taps.changed(block, "instead", form))
-            last, _ = self._site(hook_name)
-            stack.enter_context(self._taps.changed(last, "instead", lambda _: form(hidden)))
+            for layer in range(last):
+                stack.enter_context(self._taps.changed(self._block(layer), "instead", form))
+            stack.enter_context(self._taps.changed(self._block(last), "instead", lambda _: form(hidden)))
             return self.logits(tokens)
 
     @torch.no_grad()
