@@ -100,6 +100,7 @@ def _warm_up(sae: Any, dataset: Any) -> None:
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING)
     jobs.compute_contexts(run.pk, 0)
     jobs.load_latents(run.pk, 0)
+    jobs.dtype_difference(run)
     runs.cancel(run.pk)
     store.drop_tables(run.pk)
     jobs.forget()

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from django.conf import settings
 from django.db import transaction
@@ -21,7 +22,7 @@ from django.utils.text import slugify
 from safetensors import SafetensorError
 
 from sae_backend import claims, faults, identity, locks, packing, queue, runs, spool, store
-from sae_backend.core import checkpoints, fidelity, language_model
+from sae_backend.core import checkpoints, fidelity, language_model, precision
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
 from sae_backend.core.decoder import Decoder
@@ -33,6 +34,7 @@ from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeIm
 from sae_backend.pulse import Abandoned, Pulse
 
 HELPFUL = (CheckpointError, LanguageModelError, RunError, store.StoreError)
+DIFFERENCE_TOKENS = 1024  # of a run, computed again in float32
 MAX_DEATHS = 5  # of workers in one shard, none having done it: what ends each of them would do so for ever
 logger = logging.getLogger(__name__)
 
@@ -76,9 +78,12 @@ def _sae(pk: int) -> SparseAutoencoder:
 def context_pass(run_id: int) -> ContextPass:
     run = Run.objects.select_related("sae__lm", "dataset__lm").get(pk=run_id)
     cfg = _config(run)
+    return ContextPass(_sae(run.sae_id), _lm(run.sae.lm_id, cfg.dtype), cfg, _special(run))
+
+
+def _special(run: Run) -> set[int]:
     _, special = packing.unpack_vocabulary(bytes(run.dataset.lm.vocabulary))
-    ids = {i for i, s in enumerate(special) if s}
-    return ContextPass(_sae(run.sae_id), _lm(run.sae.lm_id, cfg.dtype), cfg, ids)
+    return {i for i, s in enumerate(special) if s}
 
 
 @lru_cache(maxsize=1)
@@ -211,9 +216,31 @@ def _figures(run: Run) -> dict[str, Any]:
         "features_per_dimension": float(sae.W_dec.double().square().sum()) / sae.cfg.d_out,
         "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,
         "dtype": _config(run).dtype,
+        "dtype_difference": dtype_difference(run),
         "device": device(),
         "seconds": seconds,
     }
+
+
+def dtype_difference(run: Run) -> dict[str, Any] | None:
+    """Some contexts of the run in its dtype beside float32; None where that is its dtype, or does not fit."""
+    cfg = _config(run)
+    if cfg.dtype == "float32":
+        return None
+    wanted = precision.spread(run.dataset.n_contexts, max(1, DIFFERENCE_TOKENS // run.dataset.ctx_len))
+    tokens = np.concatenate([store.read_contexts(run.dataset, c, c + 1) for c in wanted])
+    try:
+        lm, reference = _lm(run.sae.lm_id, cfg.dtype), _reference(run.sae.lm_id)
+        return precision.difference(_sae(run.sae_id), lm, reference, cfg, _special(run), tokens)
+    except (MemoryError, torch.OutOfMemoryError, RunError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _reference(pk: int) -> LM:
+    """The language model in float32, checked when it was loaded in the run's dtype."""
+    row = LanguageModel.objects.get(pk=pk)
+    return language_model.load(row.source, torch.float32, device(), row.revision or None)
 
 
 @contextmanager
@@ -230,6 +257,7 @@ def _claimed(shard: RunShard) -> Iterator[Pulse]:
         if not isinstance(error, Abandoned):
             raise
         logger.info("left %s %s to %s of run %s", shard.kind, shard.lo, shard.hi, shard.run_id)
+    claims.give_back(shard)  # one that is done stays so; one that nobody wants any more is free
     claims.touch(shard.run_id)
 
 
