@@ -48,15 +48,15 @@ def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
         )  # fmt: skip
         row = cursor.fetchone()
     if row is not None and kind == RunShard.Kind.CONTEXTS:
-        _begin(run_id)
+        _begin(run_id, worker)
     return None if row is None else RunShard.objects.select_related("run").get(pk=row[0])
 
 
-def _begin(run_id: int) -> None:
+def _begin(run_id: int, worker: str) -> None:
     """The first claim takes a run out of the queue."""
     queued = Run.objects.filter(pk=run_id, state=Run.State.QUEUED)
     if queued.update(state=Run.State.COMPUTING, started_at=Now(), heartbeat_at=Now()):
-        runs.log(run_id, "begun")
+        runs.log(run_id, f"begun by {worker}")
 
 
 def end_silent_loaders(run_id: int, silent_seconds: float | None = None) -> None:

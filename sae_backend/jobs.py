@@ -21,7 +21,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 from safetensors import SafetensorError
 
-from sae_backend import claims, faults, identity, locks, packing, queue, runs, spool, store
+from sae_backend import claims, faults, identity, locks, packing, queue, runs, spool, store, summary
 from sae_backend.core import checkpoints, fidelity, language_model, precision
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
@@ -188,7 +188,9 @@ def publish(run_id: int) -> None:
             return
         with _mended(), _explained(run_id), Pulse(lambda _: claims.touch(run_id)):
             store.seal(run_id)
-            store.publish(run_id, _figures(run))
+            figures = _figures(run)
+            store.publish(run_id, figures)
+            runs.log(run_id, summary.in_words(figures))
             runs.log(run_id, "published")
             spool.remove(run_id)
     forget()

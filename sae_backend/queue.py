@@ -69,14 +69,16 @@ def _sent(task: Any, *ids: int) -> bool:
 def continue_after_contexts(run_id: int) -> None:
     """The last shard of contexts sends the shards of latents."""
     if runs.advance(run_id, RunShard.Kind.CONTEXTS, Run.State.LOADING):
-        runs.log(run_id, "all contexts are encoded; statistics, examples and weights of the latents follow")
+        took = runs.took(run_id, RunShard.Kind.CONTEXTS)
+        runs.log(run_id, f"all contexts are encoded{took}; statistics, examples and weights of the latents follow")
         enqueue(run_id)
 
 
 def continue_after_latents(run_id: int) -> None:
     """The last shard of latents sends the publication."""
     if runs.advance(run_id, RunShard.Kind.LATENTS, Run.State.SEALED):
-        runs.log(run_id, "all latents are loaded; indexes and publication follow")
+        took = runs.took(run_id, RunShard.Kind.LATENTS)
+        runs.log(run_id, f"all latents are loaded{took}; indexes and publication follow")
         enqueue(run_id)
 
 

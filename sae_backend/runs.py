@@ -56,6 +56,18 @@ def advance(run_id: int, kind: str, to: str) -> bool:
     return True
 
 
+def took(run_id: int, kind: str) -> str:
+    """What a stage that has ended took, for the log; it counts the time in which nobody worked too."""
+    run = Run.objects.select_related("sae").get(pk=run_id)
+    contexts = kind == RunShard.Kind.CONTEXTS
+    begun, ended = (run.started_at, run.computed_at) if contexts else (run.computed_at, run.loaded_at)
+    if begun is None or ended is None or ended <= begun:
+        return ""
+    n, unit = (run.tokens_total, "tokens") if contexts else (run.sae.d_sae, "latents")
+    seconds = (ended - begun).total_seconds()
+    return f": {n:,} {unit} in {seconds:,.1f} s, {n / seconds:,.0f} a second"
+
+
 # ---- stopped, and taken up again -------------------------------------------------------------------
 
 

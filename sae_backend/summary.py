@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,14 @@ def from_tables(latent: str, columns: list[str]) -> dict[str, Any]:
         "opposing": {str(c): _scalar(f"select count(*) from {latent} where opposing_cos < {c}") for c in (-0.7, -0.9)},
         "mean_nearest_cos": _scalar(f"select avg(nearest_cos) from {latent} where status > 0"),
     }
+
+
+def in_words(figures: Mapping[str, Any]) -> str:
+    """What a run's log says of it when it is done."""
+    recovered = (figures.get("ce") or {}).get("recovered")
+    said = (("L0", figures.get("l0"), ".1f"), ("FVU", figures.get("fvu"), ".3f"), ("CE recovered", recovered, ".1%"))
+    known = [f"{name} {value:{style}}" for name, value, style in said if value is not None]
+    return f"measured: {', '.join(known) or 'nothing, for no token was counted'}"
 
 
 def _rows(query: str) -> list[tuple[Any, ...]]:

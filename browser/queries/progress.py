@@ -84,7 +84,7 @@ class Progress:
     def bar(self) -> str:
         """The class of its progress bar."""
         idle = dict.fromkeys(("stalled", "queued", "cancelled"), "idle")
-        return {"live": "done", "retired": "done", "failed": "fail", **idle}.get(self.status, "")
+        return {"live": "done", "retired": "done", "dropped": "done", "failed": "fail", **idle}.get(self.status, "")
 
     @property
     def waited(self) -> float | None:

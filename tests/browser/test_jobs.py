@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from browser.queries import runs
-from sae_backend import claims, store, tasks
+from sae_backend import claims, queue, store, tasks
 from sae_backend import runs as states
 from sae_backend.models import Run, RunShard, SaeImport
 from tests.backend import messages
@@ -177,6 +177,25 @@ def test_the_live_part_is_small_and_polls_itself_until_the_run_is_over(client: C
     states.fail(run.pk, "stopped")
     assert "data-reload" in get(client, f"/jobs/{run.pk}/live?inside=1")
     assert client.get(f"/jobs/{run.pk}/live")["Cache-Control"].startswith("max-age=0")
+
+
+def test_the_log_tells_who_began_and_what_each_stage_took(client: Client) -> None:
+    messages.forget()
+    run = sae_rows.new_run(sae_rows.new_sae())
+    for index in range(2):
+        claimed = claims.claim(run.pk, CONTEXTS, index, "gpu-7")
+        assert claimed is not None
+        claims.finish_contexts(claimed, checksum=0)
+    Run.objects.filter(pk=run.pk).update(started_at=ago(32))
+    queue.continue_after_contexts(run.pk)
+    Run.objects.filter(pk=run.pk).update(computed_at=ago(20))
+    run.shards.update(state=RunShard.State.DONE)
+    queue.continue_after_latents(run.pk)
+    log = [line["text"] for line in client.get(f"/jobs/{run.pk}.json").json()["log"]]
+    assert log[0] == "begun by gpu-7"
+    assert re.match(r"all contexts are encoded: 64 tokens in 32\.\d s, 2 a second; statistics", log[1])
+    assert re.match(r"all latents are loaded: 300 latents in 20\.\d s, 15 a second; indexes", log[2])
+    messages.forget()
 
 
 def test_the_log_shows_its_last_lines_in_order(client: Client) -> None:

@@ -30,6 +30,7 @@ def test_speed_is_that_of_the_recent_past_and_not_the_mean() -> None:
 
 def test_a_piece_longer_than_the_window_counts_whole() -> None:
     assert pace.rate([piece(1800, 30, 885)], NOW) == pytest.approx(0.5)
+    assert pace.rate([piece(1800, 300, 750), piece(300, 0, 0)], NOW) == pytest.approx(0.5)  # nothing known since
 
 
 def test_workers_add_up_and_one_that_fell_silent_does_not_count() -> None:
@@ -92,8 +93,11 @@ def test_only_a_run_of_half_to_twice_the_width_is_similar(width: int, known: boo
 
 @pytest.mark.django_db(transaction=True)
 def test_a_run_of_another_language_model_tells_nothing() -> None:
-    run_rows.published(lm=sae_rows.language_model("pythia"))
+    other = sae_rows.language_model("pythia")
+    run_rows.published(lm=other)
+    theirs = run_rows.computing(sae_rows.new_sae("theirs", slug="theirs", lm=other))
     assert progress(run_rows.computing()).stages[2].left is None
+    assert progress(theirs).stages[2].left is not None
 
 
 @pytest.mark.django_db(transaction=True)
