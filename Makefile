@@ -37,7 +37,7 @@ test-core: $(VENV)/.installed-tests  ## run the tests that need no server
 
 lint: $(VENV)/.installed-tests  ## check style
 	@$(BIN)/ruff check .
-	@$(BIN)/yamllint --strict --config-data '{extends: default, rules: {document-start: disable, line-length: {max: 120}}}' docker-compose.yml
+	@$(BIN)/yamllint --strict --config-data '{extends: default, rules: {document-start: disable, line-length: {max: 120}}}' docker-compose.yml docker-compose.worker.yml
 
 types: $(VENV)/.installed-tests  ## check types
 	@$(BIN)/mypy

@@ -1,4 +1,4 @@
-"""What runs leave behind: tables of superseded and stopped runs, and activations in the spool."""
+"""What is left behind: tables of superseded and stopped runs, activations in the spool, files of imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from sae_backend import locks, spool, store
+from sae_backend import intake, locks, spool, store
 from sae_backend.models import RESUMABLE, UNFINISHED, Run
 
 
@@ -21,14 +21,15 @@ def clean() -> None:
             if settings.DROP_RETIRED_AFTER_DAYS:
                 store.drop_retired(settings.DROP_RETIRED_AFTER_DAYS * 86400)
             clean_spool()
+            intake.clean()
 
 
 def clean_spool() -> list[int]:
     """Delete the activations of runs that have ended and cannot be resumed any more; which runs."""
-    there = {int(p.name) for p in spool.folder(0).parent.glob("*") if p.name.isdigit()}
+    there = spool.runs()
     resumable = Q(state__in=RESUMABLE, stopped_at__gte=timezone.now() - timedelta(days=settings.RESUMABLE_DAYS))
     needed = Run.objects.filter(resumable | Q(state__in=UNFINISHED), pk__in=there).values_list("pk", flat=True)
     ended = sorted(there - set(needed))
     for run_id in ended:
-        spool.remove(run_id)
+        spool.empty(run_id)
     return ended

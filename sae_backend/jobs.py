@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 from safetensors import SafetensorError
 
-from sae_backend import claims, faults, identity, locks, packing, queue, runs, spool, store, summary
+from sae_backend import claims, faults, identity, intake, locks, packing, queue, registry, runs, spool, storage, store, summary
 from sae_backend.core import checkpoints, fidelity, language_model, precision
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
@@ -33,7 +32,7 @@ from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
 
-HELPFUL = (CheckpointError, LanguageModelError, RunError, store.StoreError)
+HELPFUL = (CheckpointError, LanguageModelError, RunError, storage.StorageError, store.StoreError)
 DIFFERENCE_TOKENS = 1024  # of a run, computed again in float32
 MAX_DEATHS = 5  # of workers in one shard, none having done it: what ends each of them would do so for ever
 logger = logging.getLogger(__name__)
@@ -59,19 +58,19 @@ def compute_dtype() -> str:
 @lru_cache(maxsize=2)
 def _lm(pk: int, dtype: str) -> LM:
     row = LanguageModel.objects.get(pk=pk)
-    if language_model.sha256(row.source, row.revision or None) != row.sha256:
-        raise LanguageModelError(
-            f"the files of {row.name} in {row.source} are not those it was added with; put those back, or add the "
-            "changed ones under another name"
-        )
-    return language_model.load(row.source, getattr(torch, dtype), device(), row.revision or None)
+    with registry.source_of(row) as source:
+        lm = language_model.load(source, getattr(torch, dtype), device(), row.revision or None)
+        _ = lm.bridge  # which reads the source too
+    return lm
 
 
 @lru_cache(maxsize=2)
 def _sae(pk: int) -> SparseAutoencoder:
     row = Sae.objects.get(pk=pk)
     overrides = {"hook_name": row.hook_name} | {k: v for k, v in row.metadata.get("overrides", {}).items()}
-    return checkpoints.load(settings.STORE_DIR / row.path, **overrides).to(device())
+    kind, name, *file = row.path.split("/")
+    with storage.current().reading(f"{kind}/{name}") as here:
+        return checkpoints.load(here.joinpath(*file), **overrides).to(device())
 
 
 @lru_cache(maxsize=1)
@@ -94,7 +93,8 @@ def latent_pass(run_id: int, computed_at: datetime | None) -> LatentPass:
     lm = _lm(run.sae.lm_id, cfg.dtype)
     decoder = Decoder(_sae(run.sae_id), lm.unembedding(), getattr(torch, cfg.dtype))
     shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
-    return LatentPass([spool.file(s) for s in shards], decoder, cfg)
+    with spool.reading(shards) as paths:
+        return LatentPass(paths, decoder, cfg)
 
 
 def _config(run: Run) -> RunConfig:
@@ -134,10 +134,11 @@ def _encode(shard: RunShard, pulse: Pulse) -> None:
     tokens = store.read_contexts(dataset, shard.lo, shard.hi)
     result = context_pass(shard.run_id).shard(tokens, shard.lo, dataset.n_contexts, pulse.report)
     pulse.report(tokens.size)
-    path = spool.file(shard)
-    result.save(path)
-    if not claims.finish_contexts(shard, spool.checksum(path)):
-        path.unlink(missing_ok=True)
+    with spool.writing(shard) as path:
+        result.save(path)
+        checksum = spool.checksum(path)
+    if not claims.finish_contexts(shard, checksum):
+        spool.remove(shard)
 
 
 def load_latents(run_id: int, index: int) -> None:
@@ -153,7 +154,7 @@ def _reduce(shard: RunShard, pulse: Pulse) -> Iterator[LatentShard]:
     """Pieces of a shard of latents, once its share of the spool is verified: all shards together read every file."""
     stored = shard.run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
-    with _finding_lost(stored):
+    with _finding_lost(stored), spool.reading(stored):
         spool.verify(stored[shard.index :: shares])
         for piece in latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
             yield piece
@@ -192,7 +193,8 @@ def publish(run_id: int) -> None:
             store.publish(run_id, figures)
             runs.log(run_id, summary.in_words(figures))
             runs.log(run_id, "published")
-            spool.remove(run_id)
+            with suppress(storage.StorageError):  # then the next cleaning does it
+                spool.empty(run_id)
     forget()
 
 
@@ -293,10 +295,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, HELPFUL):
         return str(error)
     if isinstance(error, (OSError, SafetensorError)):
-        return (
-            f"{settings.STORE_DIR} cannot be used: {error}. It needs free space, and one place that all workers share; "
-            "mend that, or set STORE_DIR to another directory, and run it again"
-        )
+        return storage.current().explain(error)
     if isinstance(error, faults.DATABASE):
         return faults.sentence(error)
     return f"{type(error).__name__}: {error}. This is a fault of ours; the worker's log has its traceback"
@@ -313,7 +312,9 @@ def import_sae(import_id: int) -> None:
             return
         SaeImport.objects.filter(pk=import_id).update(state=SaeImport.State.RUNNING)
         try:
-            _finish(row, _imported(row))
+            with intake.source_of(row) as source:
+                sae = _imported(row, source)
+            _finish(row, sae)
         except Exception as error:
             if faults.passes(error):
                 raise
@@ -331,9 +332,8 @@ def _finish(row: SaeImport, sae: Sae) -> None:
         SaeImport.objects.filter(pk=row.pk).update(sae=sae, run=run, **ended)
 
 
-def _imported(row: SaeImport) -> Sae:
+def _imported(row: SaeImport, source: Path) -> Sae:
     """The SAE of a checkpoint: found by its identity, or stored and created."""
-    source = Path(row.source)
     loaded = checkpoints.load(source, **row.options)
     hook_name = _fitting_hook(loaded, row.lm)
     digest = loaded.identity()
@@ -376,17 +376,10 @@ def _fitting_hook(loaded: SparseAutoencoder, lm: LanguageModel) -> str:
 
 
 def _keep(source: Path, digest: str) -> str:
-    """Copy the checkpoint into the store under its identity; its path relative to the store."""
-    relative = Path("checkpoints") / digest
-    target = settings.STORE_DIR / relative
-    partial = target.with_name(f".{digest}")  # one import at a time is here
-    if not target.exists():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for file in [source] if source.is_file() else [f for f in source.iterdir() if f.is_file()]:
-            shutil.copyfile(file, partial / file.name)
-        partial.rename(target)
-    return str(relative / source.name) if source.is_file() else str(relative)
+    """Store the checkpoint's files under its identity; their folder, or the one file of it that was imported."""
+    folder = f"checkpoints/{digest}"
+    storage.current().keep(folder, checkpoints.list_files(source))
+    return f"{folder}/{source.name}" if source.is_file() else folder
 
 
 def _free_slug(name: str) -> str:

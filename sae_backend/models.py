@@ -64,7 +64,7 @@ class Sae(models.Model):
     d_sae = models.IntegerField()
     k = models.IntegerField(null=True)
     metadata = models.JSONField(default=dict)
-    path = models.CharField(max_length=1000)  # of the checkpoint, relative to STORE_DIR
+    path = models.CharField(max_length=1000)  # of the checkpoint among the files that workers share
     current_run = models.ForeignKey("Run", models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -164,7 +164,7 @@ class SaeImport(models.Model):
         FAILED = "failed"
 
     name = models.CharField(max_length=200)
-    source = models.CharField(max_length=1000)  # a file or folder that the worker can read
+    source = models.CharField(max_length=1000)  # a file or folder of who asked for it: see intake.py
     lm = models.ForeignKey(LanguageModel, models.PROTECT)
     dataset = models.ForeignKey(Dataset, models.PROTECT, null=True)  # compute a run on it once imported
     options = models.JSONField(default=dict)  # overrides of what the file says: hook_name, k …

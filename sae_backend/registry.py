@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from django.db import transaction
 
-from sae_backend import packing, store
+from sae_backend import packing, storage, store
 from sae_backend.core import contexts, language_model
 from sae_backend.models import Dataset, LanguageModel
+
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what a language model is loaded from
 
 
 def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
@@ -31,6 +34,7 @@ def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
     lm = language_model.load(source, revision=revision or None)
     shape = lm.bridge.cfg
     tokens, special = contexts.vocabulary(lm.tokenizer, int(shape.d_vocab))
+    _share(digest, source, revision)
     return LanguageModel.objects.create(
         name=name, source=source, revision=revision, sha256=digest, architecture=type(lm.hf).__name__,
         d_model=shape.d_model, n_layers=shape.n_layers, n_ctx=shape.n_ctx, d_vocab=shape.d_vocab,
@@ -46,10 +50,59 @@ def _as_known(known: LanguageModel, name: str, source: str, revision: str) -> La
         moved = language_model.sha256(known.source, known.revision or None) != known.sha256
     except (OSError, language_model.LanguageModelError):
         moved = True
+    _share(known.sha256, source, revision)
     if moved:
         LanguageModel.objects.filter(pk=known.pk).update(source=source, revision=revision)
         known.refresh_from_db()
     return known
+
+
+def _share(digest: str, source: str, revision: str) -> None:
+    """Keep a copy for workers on other hosts, which have no such folder and may not reach the hub."""
+    shared = storage.current()
+    if shared.shared:
+        folder = language_model.folder(source, revision or None)
+        shared.keep(_copy(digest), {path.name: path for pattern in FILES for path in folder.glob(pattern)})
+
+
+def _copy(digest: str) -> str:
+    return f"models/{digest}"
+
+
+@contextmanager
+def source_of(lm: LanguageModel) -> Iterator[str]:
+    """What to load a language model from on this host: its folder, the copy that workers share, or its hub name."""
+    shared, copy = storage.current(), _copy(lm.sha256)
+    if Path(lm.source).is_dir() and _is_as_added(lm, lm.source):
+        yield lm.source
+    elif shared.names(copy):
+        with shared.reading(copy) as folder:
+            _refuse_changed(lm, str(folder))
+            yield str(folder)
+    else:
+        _refuse_missing(lm)
+        _refuse_changed(lm, lm.source)
+        yield lm.source
+
+
+def _is_as_added(lm: LanguageModel, source: str) -> bool:
+    return language_model.sha256(source, lm.revision or None) == lm.sha256
+
+
+def _refuse_changed(lm: LanguageModel, source: str) -> None:
+    if not _is_as_added(lm, source):
+        raise language_model.LanguageModelError(
+            f"the files of {lm.name} in {source} are not those it was added with; put those back, or add the "
+            "changed ones under another name"
+        )
+
+
+def _refuse_missing(lm: LanguageModel) -> None:
+    if Path(lm.source).is_absolute() and not Path(lm.source).is_dir():
+        raise language_model.LanguageModelError(
+            f"there is no {lm.source} on this worker's host, and {lm.name} is not among the files that workers share; "
+            f"where the folder is, run add_model {lm.name} {lm.source} again with the STORE_URL that the workers have"
+        )
 
 
 def register_dataset(
@@ -67,7 +120,8 @@ def register_dataset(
     if not 2 <= ctx_len <= lm.n_ctx:
         message = f"{lm.name} reads contexts of 2 to {lm.n_ctx:,} tokens, not {ctx_len:,}"
         raise language_model.LanguageModelError(message)
-    tokenizer = language_model.load_tokenizer(lm.source, lm.revision or None)
+    with source_of(lm) as files:
+        tokenizer = language_model.load_tokenizer(files, lm.revision or None)
     cut = contexts.tokenize(documents, tokenizer, ctx_len, max_tokens)
     if not len(cut.tokens):
         raise language_model.LanguageModelError(

@@ -20,7 +20,6 @@ VAR_DIR = Path(env("VAR_DIR", default=str(BASE_DIR / "var"))).resolve()
 # Checkpoints, language models and the spool of activations, for all workers: a directory that every host sees, or
 # s3://bucket/prefix (boto3 reads endpoint and credentials from AWS_…). Empty: a directory of this machine alone.
 STORE_URL = env("STORE_URL", default="")
-STORE_DIR = Path(STORE_URL or VAR_DIR / "store").resolve()
 CACHE_DIR = Path(env("CACHE_DIR", default=str(VAR_DIR / "cache"))).resolve()  # of what a bucket holds
 CACHE_GB = env.float("CACHE_GB", default=50.0)  # of it are kept, beside what the run at hand needs
 AWS_MAX_ATTEMPTS = env.int("AWS_MAX_ATTEMPTS", default=8)  # of a request to the bucket: about a minute without network

@@ -21,6 +21,7 @@ from tests.backend.synthetic import CONTEXTS, LATENTS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 D_SAE = 1024
+STORE = django_settings.VAR_DIR / "store"
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def test_a_checkpoint_becomes_an_sae_with_a_live_run(lm: LanguageModel, dataset:
     summary = row.run.summary
     assert sum(summary["counts"].values()) == D_SAE
     assert row.run.tokens_done == row.run.tokens_total == demo.CONTEXTS * demo.CTX_LEN
-    assert not spool.folder(row.run_id).exists()
+    assert row.run_id not in spool.runs()
     [blob] = synthetic.query(f"select examples from latent_page_r{row.run_id} order by length(examples) desc limit 1")
     examples = packing.unpack_examples(blob[0])
     assert examples.context.max() < demo.CONTEXTS and examples.act.min() > 0
@@ -179,13 +180,13 @@ def test_weights_of_another_language_model_are_not_run_on_this_one(sae: Sae, tmp
 
 
 def test_a_store_that_cannot_be_written_is_named(lm: LanguageModel, tmp_path: Path, settings: Any) -> None:
-    settings.STORE_DIR = tmp_path / "file" / "store"
+    settings.STORE_URL = str(tmp_path / "file" / "store")
     (tmp_path / "file").touch()
     row = demo.an_import(lm)
     with pytest.raises(OSError):
         jobs.import_sae(row.pk)
-    assert fresh(row).error.startswith(f"{settings.STORE_DIR} cannot be used: ")
-    assert "set STORE_DIR to another directory" in row.error
+    assert fresh(row).error.startswith(f"{settings.STORE_URL} cannot be used: ")
+    assert "set STORE_URL to another directory" in row.error
 
 
 # ---- runs that fail ----
@@ -205,18 +206,18 @@ def test_a_shard_that_cannot_be_computed_fails_its_run_and_stops_the_others(sae:
 
 def test_a_spool_that_cannot_be_written_is_a_sentence_that_names_the_directory(sae: Sae, dataset: Dataset) -> None:
     run = jobs.new_run(sae, dataset, **demo.QUICK)
-    (spool.folder(run.pk) / "contexts-000000-1.safetensors").mkdir(parents=True)  # where the shard's file would be
+    (STORE / spool.folder(run.pk) / "contexts-000000-1.safetensors").mkdir(parents=True)  # in its file's place
     messages.carry_out([])
     assert fresh(run).state == Run.State.FAILED
-    assert run.error.startswith(f"{django_settings.STORE_DIR} cannot be used: ")
+    assert run.error.startswith(f"{STORE} cannot be used: ")
     assert "Is a directory" in run.error and "It needs free space" in run.error
     full = jobs._sentence(SafetensorError("I/O error: No space left on device (os error 28)"))
-    assert full.startswith(f"{django_settings.STORE_DIR} cannot be used: ")
+    assert full.startswith(f"{STORE} cannot be used: ")
 
 
 def test_a_fault_of_ours_is_admitted(sae: Sae, dataset: Dataset) -> None:
     run = jobs.new_run(sae, dataset, **demo.QUICK)
-    for file in (django_settings.STORE_DIR / sae.path).glob("cfg.json"):
+    for file in (STORE / sae.path).glob("cfg.json"):
         whole = file.read_text()
         file.write_text(json.dumps({**json.loads(whole), "d_sae": 512}))
         try:
@@ -329,4 +330,4 @@ def test_the_spool_keeps_only_runs_that_are_not_finished_or_can_be_resumed(sae: 
     Run.objects.filter(pk=some[0].pk).update(stopped_at=timezone.now() - timedelta(days=8))
     Run.objects.filter(pk=some[2].pk).update(state=Run.State.LIVE)  # and killed before its spool went
     cleaning.clean()
-    assert [spool.folder(run.pk).exists() for run in some] == [False, True, False, True]
+    assert [run.pk in spool.runs() for run in some] == [False, True, False, True]

@@ -213,8 +213,11 @@ def test_servers_given_in_the_environment_are_used_and_none_started(tmp_path: Pa
 
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+ELSEWHERE = yaml.safe_load((ROOT / "docker-compose.worker.yml").read_text())
 WORKERS = ("interactive", "worker", "worker-gpu")
 READY = {"prepare": None, "web": "Booting worker"} | dict.fromkeys(WORKERS, " ready.")
+OURS = [COMPOSE["services"][name] for name in READY] + list(ELSEWHERE["services"].values())
+BOTO3 = {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"}
 
 
 @pytest.mark.parametrize("name", READY)
@@ -238,7 +241,28 @@ def test_what_a_container_would_run_runs(name: str, tmp_path: Path) -> None:
         process.wait(30)
 
 
-def test_every_variable_of_the_containers_is_one_that_the_settings_read() -> None:
+def test_every_variable_of_the_containers_is_one_that_the_settings_or_boto3_read() -> None:
     read = set(re.findall(r'env(?:\.\w+)?\("(\w+)"', (ROOT / "sae_backend" / "settings.py").read_text()))
-    for name in READY:
-        assert set(COMPOSE["services"][name]["environment"]) <= read
+    for service in OURS:
+        assert set(service["environment"]) <= read | BOTO3
+
+
+def test_what_is_not_set_for_boto3_is_not_given_to_it_empty() -> None:
+    for service in OURS:
+        assert {service["environment"][name] for name in BOTO3} == {None}
+
+
+def test_every_variable_that_containers_take_is_explained_in_the_example() -> None:
+    explained = set(re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    for text in (ROOT / "docker-compose.yml", ROOT / "docker-compose.worker.yml"):
+        assert set(re.findall(r"\$\{(\w+)", text.read_text())) | BOTO3 <= explained
+
+
+def test_a_worker_on_another_host_has_what_the_one_here_has_and_no_other_service() -> None:
+    [(name, there)] = ELSEWHERE["services"].items()
+    here = COMPOSE["services"][name]
+    for part in ("image", "build", "command", "stop_grace_period", "deploy", "security_opt", "cap_drop"):
+        assert there[part] == here[part]
+    assert there["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert there["environment"]["DEVICE"] == here["environment"]["DEVICE"] == "cuda"
+    assert {"DATABASE_URL", "REDIS_URL", "STORE_URL"} <= there["environment"].keys() and "depends_on" not in there

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from sae_backend.models import LanguageModel
+from sae_backend.storage import StorageError
 
 
 class Command(BaseCommand):
@@ -33,7 +34,7 @@ class Command(BaseCommand):
         source = str(options["path"].resolve())
         try:
             row = register_dataset(options["name"], source, lm, text, ctx_len, options["max_tokens"])
-        except (LanguageModelError, TextError) as error:
+        except (LanguageModelError, StorageError, TextError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"{row.name}: {row.n_contexts:,} contexts of {row.ctx_len} tokens")
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from sae_backend.storage import StorageError
+
 
 class Command(BaseCommand):
     help = "Register a language model: a local folder (config.json, tokenizer, safetensors) or a hub name."
@@ -21,6 +23,6 @@ class Command(BaseCommand):
 
         try:
             lm = register_lm(options["name"], options["source"], options["revision"])
-        except LanguageModelError as error:
+        except (LanguageModelError, StorageError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"{lm.name}: {lm.n_layers} layers, d_model {lm.d_model}, vocabulary {lm.d_vocab}")

@@ -8,8 +8,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from browser.management.progress import follow
-from sae_backend import tasks
-from sae_backend.models import Dataset, LanguageModel, SaeImport
+from sae_backend import intake
+from sae_backend.models import Dataset, LanguageModel
+from sae_backend.storage import StorageError
 
 
 class Command(BaseCommand):
@@ -25,14 +26,13 @@ class Command(BaseCommand):
         parser.add_argument("--no-wait", action="store_true", help="return at once; the jobs page shows progress")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        row = SaeImport.objects.create(
-            name=options["name"] or options["path"].resolve().stem,
-            source=str(options["path"].resolve()),
-            lm=_named(LanguageModel.objects.all(), "language model", options["model"]),
-            dataset=_dataset(options),
-            options={k: options[k] for k in ("hook_name", "k") if options[k] is not None},
-        )
-        tasks.import_sae.delay(row.pk)
+        path = options["path"].resolve()
+        lm = _named(LanguageModel.objects.all(), "language model", options["model"])
+        overrides = {k: options[k] for k in ("hook_name", "k") if options[k] is not None}
+        try:
+            row = intake.ask(options["name"] or path.stem, path, lm, _dataset(options), overrides)
+        except (intake.IntakeError, StorageError) as error:
+            raise CommandError(str(error)) from error
         if options["no_wait"]:
             self.stdout.write("queued; see /jobs")
         else:

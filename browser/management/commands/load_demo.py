@@ -9,8 +9,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from browser.management.progress import follow
-from sae_backend import tasks
+from sae_backend import intake
 from sae_backend.models import Dataset, LanguageModel, Run, SaeImport
+from sae_backend.storage import StorageError
 
 MODEL, DATASET, CTX_LEN = "pystdlib-gpt2-5m", "Python standard library", 256
 HOOK = "blocks.2.hook_resid_post"
@@ -47,7 +48,7 @@ class Command(BaseCommand):
         self.stdout.write("Reading the language model and tokenizing the standard library …")
         try:
             lm = register_lm(MODEL, str(settings.BASE_DIR / "demo" / "model"))
-        except LanguageModelError as error:
+        except (LanguageModelError, StorageError) as error:
             raise CommandError(str(error)) from error
         return lm, register_dataset(DATASET, "this machine's Python", lm, _shuffled(), CTX_LEN, tokens)
 
@@ -59,9 +60,7 @@ class Command(BaseCommand):
         stopped = (Run.State.FAILED, Run.State.CANCELLED)
         if row and row.state != SaeImport.State.FAILED and not (row.run and row.run.state in stopped):
             return row
-        row = SaeImport.objects.create(name=name, source=str(source), lm=lm, dataset=dataset, options=extra)
-        tasks.import_sae.delay(row.pk)
-        return row
+        return intake.ask(name, source, lm, dataset, extra)
 
 
 def _shuffled() -> list[tuple[str, str]]:

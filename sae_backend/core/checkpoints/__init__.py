@@ -8,9 +8,9 @@ from types import ModuleType
 from ..sae import SparseAutoencoder
 from . import openai, saelens
 from .errors import CheckpointError
-from .reading import MAX_BYTES, Files, Overrides
+from .reading import MAX_BYTES, Files, Overrides, list_files
 
-__all__ = ["FORMATS", "CheckpointError", "load"]
+__all__ = ["FORMATS", "CheckpointError", "list_files", "load"]
 
 FORMATS: list[ModuleType] = [openai, saelens]
 """Asked in this order; the first that recognises the files converts them."""

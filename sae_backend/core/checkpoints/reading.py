@@ -62,7 +62,7 @@ class Files:
         self.path = path
         self.overrides = overrides or Overrides()
         self.max_bytes = max_bytes
-        self.paths = _list_files(path)
+        self.paths = list_files(path)
         self._read: dict[str, dict[str, Any]] = {}
 
     @cached_property
@@ -246,7 +246,7 @@ def _sniff_zip(path: Path) -> Kind:
     return "torch" if any(name.rpartition("/")[2] == "data.pkl" for name in names) else "zip"
 
 
-def _list_files(path: Path) -> dict[str, Path]:
+def list_files(path: Path) -> dict[str, Path]:
     """Return the files of a folder to MAX_DEPTH, or a file and the JSON files beside it."""
     if path.is_file():
         return {path.name: path} | {p.name: p for p in sorted(path.parent.glob("*.json")) if p.is_file()}
