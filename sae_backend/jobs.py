@@ -20,7 +20,21 @@ from django.utils import timezone
 from django.utils.text import slugify
 from safetensors import SafetensorError
 
-from sae_backend import claims, faults, identity, intake, locks, packing, queue, registry, runs, spool, storage, store, summary
+from sae_backend import (
+    claims,
+    faults,
+    identity,
+    intake,
+    locks,
+    packing,
+    queue,
+    registry,
+    runs,
+    spool,
+    storage,
+    store,
+    summary,
+)
 from sae_backend.core import checkpoints, fidelity, language_model, precision
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
