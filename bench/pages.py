@@ -18,15 +18,15 @@ from bench.report import line
 REQUESTS = 500
 
 
-def measure(run: Any) -> None:
+def measure(run: Any, prefix: str = "") -> None:
     """p50 and p99 of latent pages, their JSON, and table pages in every order."""
     rng = random.Random(0)
     base = f"/s/{run.sae.public_id}"
     latents = [f"{base}/{rng.randrange(run.sae.d_sae)}" for _ in range(REQUESTS)]
     with _server() as port:
-        _report("page", _times(port, latents))
-        _report("page_json", _times(port, [f"{path}.json" for path in latents]))
-        _report("sae_page", _times(port, [f"{base}?sort={s}" for s in _sorts() for _ in range(20)]))
+        _report(f"{prefix}page", _times(port, latents))
+        _report(f"{prefix}page_json", _times(port, [f"{path}.json" for path in latents]))
+        _report(f"{prefix}sae_page", _times(port, [f"{base}?sort={s}" for s in _sorts() for _ in range(20)]))
 
 
 def _sorts() -> list[str]:

@@ -33,11 +33,11 @@ def measure(folder: Path) -> Any:
     _forward(lm.source, "blocks.2.hook_resid_post", "float32", store.read_contexts(dataset, 0, 128))
     if jobs.compute_dtype() != "float32":
         _forward(lm.source, "blocks.2.hook_resid_post", jobs.compute_dtype(), store.read_contexts(dataset, 0, 256))
-    runs = [_run(_checkpoint(folder, width), lm, dataset) for width in WIDTHS]
+    runs = [_run(checkpoint(folder, width), lm, dataset) for width in WIDTHS]
     return runs[0]
 
 
-def _checkpoint(folder: Path, width: int) -> Path:
+def checkpoint(folder: Path, width: int) -> Path:
     """The demo's SAE, or a random one of its shape in another width: speed does not depend on what it has learned."""
     from demo import SAES
 
@@ -75,19 +75,28 @@ def _save(sae: Any, path: Path) -> Path:
 
 def _run(checkpoint: Path, lm: Any, dataset: Any) -> Any:
     from sae_backend import jobs, runs
-    from sae_backend.models import Run, SaeImport
+    from sae_backend.models import Run
 
-    imported = SaeImport.objects.create(name=checkpoint.name, source=str(checkpoint), lm=lm)
-    jobs.import_sae(imported.pk)
-    imported.refresh_from_db()
-    assert imported.sae is not None, imported.error
-    _warm_up(imported.sae, dataset)
-    run = runs.create(imported.sae, dataset, jobs.run_config())
+    sae = imported(checkpoint, lm)
+    _warm_up(sae, dataset)
+    run = runs.create(sae, dataset, jobs.run_config())
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING, started_at=run.created_at)
-    _time(run.pk, imported.sae.d_sae)
+    _time(run.pk, sae.d_sae)
     run.refresh_from_db()
     assert run.state == Run.State.LIVE, run.error
     return run
+
+
+def imported(checkpoint: Path, lm: Any) -> Any:
+    """The SAE of a checkpoint, as a worker imports it."""
+    from sae_backend import jobs
+    from sae_backend.models import SaeImport
+
+    row = SaeImport.objects.create(name=checkpoint.name, source=str(checkpoint), lm=lm)
+    jobs.import_sae(row.pk)
+    row.refresh_from_db()
+    assert row.sae is not None, row.error
+    return row.sae
 
 
 def _warm_up(sae: Any, dataset: Any) -> None:
