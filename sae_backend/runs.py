@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
 from sae_backend import store
-from sae_backend.core.config import RunConfig
+from sae_backend.core.config import SHARD_LATENTS, SHARD_TOKENS, RunConfig
 from sae_backend.models import UNFINISHED, Dataset, LogLine, Run, RunShard, Sae
 
 
@@ -26,13 +26,15 @@ def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
             sae=sae, number=number, dataset=dataset, config=config, tokens_total=dataset.n_tokens
         )
         store.create_tables(run.pk)
-        shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, cfg.shard_contexts)]
-        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents)
+        tokens = tuple(n // dataset.ctx_len for n in SHARD_TOKENS)
+        shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, cfg.shard_contexts, tokens)]
+        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents, SHARD_LATENTS)
         RunShard.objects.bulk_create(shards)
     return run
 
 
-def _shards(run: Run, kind: str, n: int, size: int) -> Iterator[RunShard]:
+def _shards(run: Run, kind: str, n: int, size: int, bounds: Sequence[int]) -> Iterator[RunShard]:
+    size = size or max(1, bounds[0], min(bounds[1], -(-n // 16)))
     for i, lo in enumerate(range(0, n, size)):
         yield RunShard(run=run, kind=kind, index=i, lo=lo, hi=min(lo + size, n))
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
+SHARD_TOKENS, SHARD_LATENTS = (65_536, 131_072), (1024, 4096)  # the least and the most of a shard of its own choosing
 Plain = str | int | float | bool | None
 
 
@@ -52,10 +53,10 @@ class RunConfig:
     #: Of the language model and the encoder's matmul; selection is on its results, statistics are float64.
     batch_contexts: int = 16
     #: Contexts in one forward; changes speed, never results.
-    shard_contexts: int = 256
-    #: Contexts of one claimable piece of work.
-    shard_latents: int = 1024
-    #: Latents of one claimable piece of work.
+    shard_contexts: int = 0
+    #: Contexts of one claimable piece of work; 0 takes a sixteenth of all, within SHARD_TOKENS.
+    shard_latents: int = 0
+    #: Latents of one claimable piece of work; 0 takes a sixteenth of all, within SHARD_LATENTS.
     count_special: bool = False
     #: Whether BOS, separators and padding are counted tokens.
     seed: int = 0
