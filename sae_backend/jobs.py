@@ -20,21 +20,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 from safetensors import SafetensorError
 
-from sae_backend import (
-    claims,
-    faults,
-    identity,
-    intake,
-    locks,
-    packing,
-    queue,
-    registry,
-    runs,
-    spool,
-    storage,
-    store,
-    summary,
-)
+from sae_backend import claims, faults, identity, intake, locks, packing, queue, runs, spool, storage, store, summary
 from sae_backend.core import checkpoints, fidelity, language_model, precision
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
@@ -45,6 +31,7 @@ from sae_backend.core.run import ContextPass, LatentPass, RunError
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
+from sae_backend.registry import source_of
 
 HELPFUL = (CheckpointError, LanguageModelError, RunError, storage.StorageError, store.StoreError)
 DIFFERENCE_TOKENS = 1024  # of a run, computed again in float32
@@ -72,7 +59,7 @@ def compute_dtype() -> str:
 @lru_cache(maxsize=2)
 def _lm(pk: int, dtype: str) -> LM:
     row = LanguageModel.objects.get(pk=pk)
-    with registry.source_of(row) as source:
+    with source_of(row) as source:
         lm = language_model.load(source, getattr(torch, dtype), device(), row.revision or None)
         _ = lm.bridge  # which reads the source too
     return lm
