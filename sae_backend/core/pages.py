@@ -27,7 +27,7 @@ def examples(e: ExamplesByLatent) -> Parts:
     head = _heads(packing.EXAMPLES, len(e), width=1 + wide, n=np.diff(e.starts), scale=scale)
     return (
         head,
-        cut(e.context.astype("<u4"), e.starts),
+        cut(np.asarray(e.context, "<u4"), e.starts),
         cut(np.diff(e.offsets).astype("<u2"), e.starts),
         cut(quantised.astype("<u2"), starts),
         cut(e.interval, e.starts),
@@ -59,7 +59,7 @@ def histograms(h: HistogramsByLatent) -> Parts:
     column = np.arange(n_bins)
     keep = (column >= first[:, None]) & (column < end[:, None])
     head = _heads(packing.HISTOGRAM, len(h), first=first, bins=end - first, intervals=h.intervals.shape[1])
-    return head, kept(h.bins.astype("<u4"), keep), fixed(h.intervals.astype("<u4"))
+    return head, kept(np.asarray(h.bins, "<u4"), keep), fixed(np.asarray(h.intervals, "<u4"))
 
 
 def logits(x: LogitsByLatent) -> Parts:
@@ -67,9 +67,9 @@ def logits(x: LogitsByLatent) -> Parts:
     on = x.defined
     shape = {"m": x.promoted.shape[1] * on, "bins": x.counts.shape[1] * on}
     head = _heads(packing.LOGITS, len(x), **shape, low=np.where(on, x.low, 0), high=np.where(on, x.high, 0))
-    ids = [x.promoted.astype("<u4"), x.suppressed.astype("<u4")]
-    values = [x.promoted_effect.astype("<f4"), x.suppressed_effect.astype("<f4")]
-    columns = [*ids, *(v.view("<u4") for v in values), x.counts.astype("<u4")]
+    ids = [np.asarray(x.promoted, "<u4"), np.asarray(x.suppressed, "<u4")]
+    values = [np.asarray(x.promoted_effect, "<f4"), np.asarray(x.suppressed_effect, "<f4")]
+    columns = [*ids, *(v.view("<u4") for v in values), np.asarray(x.counts, "<u4")]
     body = np.concatenate(columns, axis=1)[on]
     return head, cut(body.reshape(-1), ends(body.shape[1] * on))
 
@@ -77,8 +77,8 @@ def logits(x: LogitsByLatent) -> Parts:
 def neighbours(x: NeighboursByLatent) -> Parts:
     """Without what has no cosine."""
     near, far = np.isfinite(x.nearest_cos), np.isfinite(x.opposing_cos)
-    ids = [kept(x.nearest.astype("<u4"), near), kept(x.opposing.astype("<u4"), far)]
-    cosines = [kept(x.nearest_cos.astype("<f4"), near), kept(x.opposing_cos.astype("<f4"), far)]
+    ids = [kept(np.asarray(x.nearest, "<u4"), near), kept(np.asarray(x.opposing, "<u4"), far)]
+    cosines = [kept(np.asarray(x.nearest_cos, "<f4"), near), kept(np.asarray(x.opposing_cos, "<f4"), far)]
     return _heads(packing.NEIGHBOURS, len(x), m=near.sum(1)), *ids, *cosines
 
 
