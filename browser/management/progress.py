@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError
+from django.utils import timezone
 
 from browser.queries import runs
 from browser.queries.progress import Progress
@@ -56,7 +58,7 @@ def _said(row: SaeImport, progress: Progress | None) -> tuple[str, list[str]]:
     """The stage in a few words, and its figures."""
     if row.state != SaeImport.State.DONE:
         words = {"queued": "waits for a worker", "running": "the checkpoint is read"}
-        return words.get(row.state, str(row.state)), []
+        return words.get(row.state, str(row.state)), _long_wait(row)
     if row.run is None:
         return "imported", []
     if row.run.state in (Run.State.LIVE, Run.State.RETIRED):
@@ -64,6 +66,14 @@ def _said(row: SaeImport, progress: Progress | None) -> tuple[str, list[str]]:
     if progress is None:
         return str(row.run.state), []
     return _stage(progress)
+
+
+def _long_wait(row: SaeImport) -> list[str]:
+    """For how long nobody has begun with an import, where a worker that runs would have."""
+    waited = (timezone.now() - row.created_at).total_seconds()
+    if row.state != SaeImport.State.QUEUED or waited < settings.STALLED_SECONDS:
+        return []
+    return [f"for {duration(waited)} now; if none runs, start one: make worker"]
 
 
 def _stage(progress: Progress) -> tuple[str, list[str]]:

@@ -11,13 +11,14 @@ START = "start a worker (make worker, or the worker service in production)"
 
 def why(progress: Progress) -> str:
     """The sentence for a run that nobody has touched for settings.STALLED_SECONDS."""
-    seen = f"No worker has touched this run since {ago(progress.seen)}."
+    seen = f"No worker has touched this run for {ago(progress.seen).removesuffix(' ago')}."
     held = progress.claims
     waiting = _waiting()
     if waiting is None:
         cause = "Redis, which carries the work to the workers, does not answer: start it again."
     elif waiting:
-        cause = f"{waiting} pieces of work wait in the queue, and no worker takes them: {START}."
+        wait = f"{waiting} pieces of it or others wait" if waiting > 1 else "1 piece of it or others waits"
+        cause = f"{wait} in the queue, and no worker takes them: {START}."
     elif held:
         cause = f"{held[0].worker} began a part and fell silent; another worker takes it over. If none runs, {START}."
     else:

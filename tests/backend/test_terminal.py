@@ -61,6 +61,13 @@ def test_runs_that_wait_lie_still_or_are_over_say_so() -> None:
     assert line(done) == f"ready at /s/{done.sae.public_id}"
 
 
+def test_an_import_that_nobody_begins_says_what_to_do() -> None:
+    row = SaeImport.objects.create(name="new", source="x", lm=sae_rows.language_model())
+    assert progress.Line(row, None).text == "waits for a worker"
+    row.created_at = run_rows.ago(90)
+    assert progress.Line(row, None).text == "waits for a worker  for 1:30 now; if none runs, start one: make worker"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

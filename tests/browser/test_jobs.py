@@ -14,6 +14,7 @@ from django.utils import timezone
 from browser.queries import runs
 from sae_backend import claims, queue, store, tasks
 from sae_backend import runs as states
+from sae_backend.celery import app
 from sae_backend.models import Run, RunShard, SaeImport
 from tests.backend import messages
 from tests.browser import run_rows, sae_rows
@@ -127,16 +128,22 @@ def test_a_run_that_nobody_touches_says_so_and_what_to_do(client: Client) -> Non
     messages.forget()
     run = run_rows.computing(begun=3 * 3600, sign=3 * 3600)
     page = get(client, f"/jobs/{run.pk}")
-    assert "No worker has touched this run since 3 h ago. Nothing of it is in the queue" in page
+    assert "No worker has touched this run for 3 h. Nothing of it is in the queue" in page
     assert "start a worker (make worker" in page and "left" not in page.split("<main")[1].split("Stages")[0]
     assert stalled(client, run) and "last sign 3 h ago" in get(client, "/jobs")
     tasks.compute_contexts.delay(run.pk, 0)
-    assert "1 pieces of work wait in the queue, and no worker takes them" in get(client, f"/jobs/{run.pk}")
+    assert "1 piece of it or others waits in the queue, and no worker takes" in get(client, f"/jobs/{run.pk}")
     messages.forget()
     run_rows.shard_held(run, CONTEXTS, 0, begun=4 * 3600, progress=3, sign=3 * 3600)
     assert "gpu-0 began a part and fell silent" in get(client, f"/jobs/{run.pk}")
     Run.objects.filter(pk=run.pk).update(heartbeat_at=timezone.now())
     assert not stalled(client, run)
+
+
+def test_a_run_lies_still_and_says_so_where_redis_is_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_rows.computing(begun=3600, sign=3600)
+    monkeypatch.setattr(app.conf, "broker_read_url", "redis+socket:///nowhere/redis.sock")
+    assert "Redis, which carries the work to the workers, does not answer" in get(client, f"/jobs/{run.pk}")
 
 
 def test_a_run_behind_one_that_moves_waits_and_is_not_stalled(client: Client) -> None:
