@@ -154,6 +154,13 @@ def evenly(n: int, wanted: int) -> list[int]:
     return [-(-j * n // wanted) for j in range(wanted)] if n > wanted else list(range(n))
 
 
+def kurtosis(x: Floats) -> Floats:
+    """Over the coordinates of each row; 0 where they are equal."""
+    d = x - x.mean(1, keepdims=True)
+    m2 = (d**2).mean(1)
+    return np.where(m2 > 0, (d**4).mean(1) / np.where(m2 > 0, m2, 1) ** 2, 0)
+
+
 def fidelity(x: Floats, recon: Floats) -> dict[str, float | None]:
     """Of no tokens, or of tokens that do not vary, what is undefined is None."""
     error, spread = ((x - recon) ** 2).sum(1), ((x - x.mean(0)) ** 2).sum() if len(x) else 0.0

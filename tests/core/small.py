@@ -43,12 +43,13 @@ def byte_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SEPARATOR, **begin)
 
 
-def save_lm(folder: Path, architecture: str = "gpt2") -> Path:
+def save_lm(folder: Path, architecture: str = "gpt2", **changes: Any) -> Path:
     """A random two-layer language model of bytes in folder; gains and biases of its norms are random too."""
     tokenizer = byte_tokenizer()
     ids = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     make, options = CONFIGS[architecture]
-    config = make(**options, **ids, vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3)
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "initializer_range": 0.3}
+    config = make(**{**ids, **sizes, **options, **changes})
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = AutoModelForCausalLM.from_config(config)
