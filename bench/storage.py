@@ -32,7 +32,7 @@ def measure(run: Any) -> None:
     wall = min(clock.wall for clock in ours)
     line("copy_ratio", min(raw) / wall, "time of a raw COPY over ours, packing included; 1 is the limit")
     line("latents_loaded_per_second", d_sae / wall, "latents/s")
-    line("loading_cpu", min(clock.cpu for clock in ours) / d_sae * 1e6, "microseconds a latent, without PostgreSQL's own")
+    line("loading_cpu", min(clock.cpu for clock in ours) / d_sae * 1e6, "µs a latent, PostgreSQL's own not counted")
     line("latents_copied_raw_per_second", d_sae / min(raw), "latents/s")
 
 
