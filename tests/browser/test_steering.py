@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from sae_backend.launch import Launcher
 from sae_backend.models import Run, RunShard
 from tests.backend import messages
 from tests.browser import run_rows, sae_rows
@@ -122,3 +124,12 @@ def test_a_form_of_another_site_is_refused(run: Run) -> None:
 def test_a_job_that_is_not_there_is_not_found(member: Client, db: None) -> None:
     for address in ADDRESSES:
         assert member.post(f"/jobs/99/{address}").status_code == 404
+
+
+def test_the_launcher_of_one_machine_opens_its_site_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OPEN_TO_ALL", raising=False)
+    assert Launcher(tmp_path).environment["OPEN_TO_ALL"] == "1"
+    monkeypatch.setenv("OPEN_TO_ALL", "0")
+    assert Launcher(tmp_path).environment["OPEN_TO_ALL"] == "0"
