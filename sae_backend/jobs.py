@@ -167,7 +167,7 @@ def _finding_lost(stored: Iterable[RunShard]) -> Iterator[None]:
     """Where the spool cannot be read, see whether files of it are lost: those can be computed again."""
     try:
         yield
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, storage.StorageError):
         spool.verify(stored)
         raise
 

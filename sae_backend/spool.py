@@ -64,8 +64,13 @@ def checksum(path: Path) -> int:
 
 
 def verify(shards: Iterable[RunShard]) -> None:
-    """Raise Lost for those of these shards whose file does not have the checksum it was written with."""
-    lost = [shard for shard in shards if not _intact(shard)]
+    """Raise Lost for those of these shards of a run whose file is gone, or has not the checksum it was written with.
+
+    A storage that cannot be reached has lost nothing: it raises what it does.
+    """
+    shards = list(shards)
+    there = storage.current().names(folder(shards[0].run_id)) if shards else set()
+    lost = [shard for shard in shards if name(shard) not in there or not _intact(shard)]
     if lost:
         raise Lost(lost)
 

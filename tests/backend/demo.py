@@ -33,9 +33,9 @@ def a_language_model() -> LanguageModel:
 _registered: list[LanguageModel] = []
 
 
-def a_dataset(lm: LanguageModel, contexts: int = CONTEXTS) -> Dataset:
+def a_dataset(lm: LanguageModel, contexts: int = CONTEXTS, name: str = "source") -> Dataset:
     documents = [(f"{i}.py", text()) for i in range(4)]
-    return registry.register_dataset("source", "demo", lm, documents, CTX_LEN, contexts * CTX_LEN)
+    return registry.register_dataset(name, "demo", lm, documents, CTX_LEN, contexts * CTX_LEN)
 
 
 def an_import(lm: LanguageModel, dataset: Dataset | None = None, source: Path = SAE, **options: Any) -> SaeImport:

@@ -1,0 +1,252 @@
+"""Workers that are killed, hang, are told to stop or stand in each other's way: nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.db import connection
+
+from sae_backend import jobs, queue, spool, tasks
+from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
+from tests.backend import demo, synthetic
+from tests.e2e import crew
+from tests.e2e.crew import CONTEXTS, LATENTS, Workers, done, failed, held, live, logged, new_run, undisturbed
+
+pytestmark = pytest.mark.django_db(transaction=True)
+NAMES = ("one", "two", "three")
+MANY = {"shard_contexts": 1, "shard_latents": 16}  # 48 and 64 shards: more than three workers do while one starts
+
+
+class Killer:
+    """Kills whichever worker of a run is at a shard, at moments that chance gives, and starts it again."""
+
+    def __init__(self, workers: Workers, run: Run, moments: random.Random) -> None:
+        self.workers, self.run, self.moments, self.kills = workers, run, moments, 0
+
+    def kill(self, times: int, kind: str) -> None:
+        """Kill so often while shards of a kind are done."""
+        for _ in range(times):
+            further = done(self.run) + self.moments.randrange(3)
+            self.workers.wait_for(lambda further=further: done(self.run) >= further and held(self.run))
+            at_work = [shard.worker.partition("@")[0] for shard in held(self.run) if shard.kind == kind]
+            name = self.moments.choice([name for name in at_work if name in self.workers.running] or NAMES)
+            self.kill_one(name)
+
+    def kill_one(self, name: str) -> None:
+        assert not live(self.run), "the run was done before it had been disturbed enough"
+        self.workers.kill(name)
+        self.kills += 1
+        self.workers.start(name)
+
+
+def test_workers_killed_twenty_times_at_random_moments_give_what_undisturbed_ones_give(
+    workers: Workers, sae: Sae, dataset: Dataset
+) -> None:
+    expected = undisturbed(sae, dataset)
+    workers.environment["STALLED_SECONDS"] = "10"
+    run = new_run(sae, dataset, **MANY)
+    killer = Killer(workers, run, crew.chance())
+    for name in NAMES:
+        workers.start(name)
+    killer.kill(10, CONTEXTS)
+    workers.wait_for(lambda: done(run, LATENTS) >= 1)
+    killer.kill(10, LATENTS)
+    workers.wait_for(lambda: demo.stage(run) in (Run.State.SEALED, Run.State.LIVE))
+    if not live(run):
+        for name in NAMES:
+            killer.kill_one(name)
+    workers.wait_for(lambda: live(run))
+    assert killer.kills >= 20
+    assert synthetic.digest(run) == expected
+    assert sum(run.summary["counts"].values()) == sae.d_sae
+
+
+def test_a_worker_that_hangs_is_replaced_and_does_no_harm_when_it_wakes_up(
+    workers: Workers, sae: Sae, dataset: Dataset
+) -> None:
+    expected = undisturbed(sae, dataset)
+    run = new_run(sae, dataset)
+    for name in NAMES[:2]:
+        workers.start(name)
+    for kind in (CONTEXTS, LATENTS):
+        shard = hang(workers, run, kind)
+        workers.wait_for(lambda shard=shard: taken_by_another(shard))
+        workers.running[shard.worker.partition("@")[0]].send_signal(signal.SIGCONT)
+    workers.wait_for(lambda: live(run))
+    assert logged(run, "fell silent while it computed") >= 2
+    assert synthetic.digest(run) == expected
+
+
+def hang(workers: Workers, run: Run, kind: str) -> RunShard:
+    """Stop a worker inside a shard of this kind; which."""
+    while True:
+        workers.wait_for(lambda: [s for s in held(run) if s.kind == kind])
+        for shard in held(run):
+            process = workers.running[shard.worker.partition("@")[0]]
+            process.send_signal(signal.SIGSTOP)
+            if shard.kind == kind and held(run, shard.worker) == [shard]:
+                return shard
+            process.send_signal(signal.SIGCONT)  # it was done a moment before
+
+
+def taken_by_another(shard: RunShard) -> bool:
+    now = RunShard.objects.get(pk=shard.pk)
+    return now.state == RunShard.State.DONE and now.worker != shard.worker
+
+
+def test_a_shard_in_which_five_workers_are_killed_for_want_of_memory_fails_its_run_with_a_sentence(
+    workers: Workers, sae: Sae, lm: LanguageModel
+) -> None:
+    long = demo.a_dataset(lm, 480, "long")
+    run = new_run(sae, long, shard_contexts=480)  # one shard, long enough to be met in
+    for n in range(jobs.MAX_DEATHS):
+        workers.start()
+        workers.wait_for(lambda n=n: [s for s in held(run) if s.attempts == n + 1])
+        workers.kill("compute")
+    workers.start()
+    workers.wait_for(lambda: failed(run), failing=True)
+    assert run.error == (
+        "5 workers ended while they computed contexts 0 to 480: perhaps for want of memory. Give workers more, or take "
+        "smaller shards, and run again"
+    )
+    assert logged(run, "ended while it computed contexts 0 to 480: they are queued again") == jobs.MAX_DEATHS
+
+
+def test_a_worker_that_is_told_to_stop_leaves_its_shard_to_the_next_at_once(
+    workers: Workers, sae: Sae, lm: LanguageModel
+) -> None:
+    long = demo.a_dataset(lm, 480, "long")
+    workers.environment["STALLED_SECONDS"] = "600"
+    run = new_run(sae, long, shard_contexts=240)
+    worker = workers.start()
+    workers.wait_for(lambda: any(shard.progress for shard in held(run)))
+    worker.send_signal(signal.SIGTERM)
+    workers.wait_for(lambda: worker.poll() is not None)
+    assert done(run) < 2
+    assert list(run.shards.filter(attempts=1).values_list("state", "deaths").distinct()) == [(RunShard.State.TODO, 0)]
+    workers.start("next")
+    workers.wait_for(lambda: live(run))
+
+
+def test_every_message_delivered_three_times_at_once_is_carried_out_once(
+    workers: Workers, sae: Sae, lm: LanguageModel, dataset: Dataset
+) -> None:
+    expected = undisturbed(sae, dataset)
+    workers.environment["STALLED_SECONDS"] = "600"  # no claim runs out because a machine is slow
+    imported = demo.an_import(lm, dataset)
+    for name in NAMES:
+        workers.start(name)
+    workers.ready(3)
+    for _ in range(3):
+        tasks.import_sae.delay(imported.pk)
+    workers.wait_for(lambda: Run.objects.filter(imports=imported))
+    [again] = Run.objects.filter(imports=imported)
+    run = new_run(sae, dataset)
+    for _ in range(2):
+        for shard in run.shards.order_by("index"):
+            queue.send(shard)
+        tasks.publish_run.delay(run.pk)
+    workers.wait_for(lambda: done(run, LATENTS))
+    for _ in range(3):
+        for shard in run.shards.filter(kind=LATENTS):
+            queue.send(shard)
+    over = {Run.State.LIVE, Run.State.RETIRED}  # by the other
+    workers.wait_for(lambda: {demo.stage(run), demo.stage(again)} == over)
+    for _ in range(3):
+        tasks.publish_run.delay(run.pk)
+    workers.wait_for(lambda: queue.waiting() == 0)
+    for each in (run, again):
+        assert set(each.shards.values_list("attempts", flat=True)) == {1}
+        assert logged(each, "published") == 1
+        assert synthetic.digest(each) == expected
+    assert Run.objects.filter(imports=imported).count() == 1
+
+
+@pytest.mark.parametrize("stage", [Run.State.COMPUTING, Run.State.LOADING, Run.State.SEALED])
+def test_a_run_cancelled_while_workers_are_in_it_is_left_and_can_be_resumed(
+    stage: str, workers: Workers, sae: Sae, dataset: Dataset
+) -> None:
+    expected = undisturbed(sae, dataset)
+    workers.environment["STALLED_SECONDS"] = "600"  # nobody waits for a claim to run out
+    run = new_run(sae, dataset, shard_contexts=2, shard_latents=64)
+    for name in NAMES[:2]:
+        workers.start(name)
+    with unindexed(run):
+        workers.wait_for(lambda: demo.stage(run) == stage and (held(run) or indexing(run)))
+        assert queue.cancel(run.pk) and not queue.cancel(run.pk)
+    workers.wait_for(lambda: not held(run) and queue.waiting() == 0)
+    kept = {shard.pk: shard.attempts for shard in run.shards.filter(state=RunShard.State.DONE)}
+    assert demo.stage(run) == Run.State.CANCELLED and run.error == ""
+    assert queue.resume(run.pk) and not queue.resume(run.pk)
+    workers.wait_for(lambda: live(run))
+    assert synthetic.digest(run) == expected
+    assert kept == {pk: RunShard.objects.get(pk=pk).attempts for pk in kept}  # what was done is not done again
+
+
+@contextmanager
+def unindexed(run: Run) -> Iterator[None]:
+    """Keep a run from being published meanwhile: an index waits for whoever writes."""
+    other = connection.copy()
+    other.set_autocommit(False)
+    with other.cursor() as cursor:
+        cursor.execute(f"lock table latent_r{run.pk} in row exclusive mode")
+    yield
+    other.rollback()
+    other.close()
+
+
+def indexing(run: Run) -> bool:
+    waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like %s"
+    return bool(synthetic.query(waits, f"create unique index %latent_r{run.pk}_pk%"))
+
+
+def test_a_long_shard_of_a_cancelled_run_is_left_at_its_next_report(
+    workers: Workers, sae: Sae, lm: LanguageModel
+) -> None:
+    long = demo.a_dataset(lm, 960, "longer")
+    run = new_run(sae, long, shard_contexts=960)
+    workers.start()
+    workers.wait_for(lambda: any(shard.progress for shard in held(run)))
+    assert queue.cancel(run.pk)
+    workers.wait_for(lambda: not held(run))
+    assert done(run) == 0 and run.pk not in spool.runs()
+
+
+def test_a_shard_that_cannot_be_computed_fails_its_run_alone(workers: Workers, sae: Sae, dataset: Dataset) -> None:
+    expected = undisturbed(sae, dataset)
+    workers.environment["STALLED_SECONDS"] = "600"
+    poisoned, sound = new_run(sae, dataset, max_l0=5), new_run(sae, dataset)
+    for name in NAMES[:2]:
+        workers.start(name)
+    workers.wait_for(lambda: live(sound), failing=True)
+    assert failed(poisoned) and "more than 5 means that the checkpoint is read wrongly" in poisoned.error
+    assert done(poisoned) == 0 and sum(poisoned.shards.values_list("attempts", flat=True)) <= 4
+    assert synthetic.digest(sound) == expected
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut", "changed"])
+def test_a_file_that_the_spool_loses_is_computed_again_with_all_latents(
+    harm: str, workers: Workers, sae: Sae, dataset: Dataset
+) -> None:
+    expected = undisturbed(sae, dataset)
+    run = new_run(sae, dataset)
+    for shard in run.shards.filter(kind=CONTEXTS).order_by("index"):
+        jobs.compute_contexts(run.pk, shard.index)
+    for index in range(3):
+        jobs.load_latents(run.pk, index)
+    victim = run.shards.get(kind=CONTEXTS, index=5)
+    with spool.reading([victim]) as [file]:
+        whole = file.read_bytes()
+    if harm == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(whole[:1000] if harm == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    workers.start()
+    workers.wait_for(lambda: live(run))
+    assert logged(run, "activations of contexts 20 to 24 are gone from the spool, or are not what was written") == 1
+    assert list(run.shards.filter(kind=CONTEXTS, attempts__gt=1).values_list("index", flat=True)) == [5]
+    assert synthetic.digest(run) == expected
