@@ -32,8 +32,10 @@ class Sums:
     #: Counted tokens of the decoded sample.
     error: float = 0.0
     #: Σ‖x − x̂‖²
+    relative: int = 0
+    #: Those of them whose hidden state is not zero.
     relative_error: float = 0.0
-    #: Σ‖x − x̂‖²/‖x‖²
+    #: Σ‖x − x̂‖²/‖x‖² over those.
     square: float = 0.0
     #: Σ‖x‖²
     total: list[float] = field(default_factory=list)
@@ -43,9 +45,10 @@ class Sums:
     ce_spliced: float = 0.0
     ce_zero: float = 0.0
     #: Σ of the three cross-entropies in nats.
+    basis_tokens: int = 0
     basis_kurtosis: float = 0.0
     rotated_kurtosis: float = 0.0
-    #: Σ over the decoded sample of the kurtosis over the coordinates of x, and of x rotated at random.
+    #: Σ over a sample of the kurtosis over the coordinates of x, and of x rotated at random.
 
     def add_l0(self, counts: npt.NDArray[np.int64]) -> None:
         self.tokens += len(counts)
@@ -53,7 +56,8 @@ class Sums:
             self.l0[int(value)] = self.l0.get(int(value), 0) + int(n)
 
     def add_basis(self, x: Tensor) -> None:
-        """x [n d_in], the hidden states of the decoded sample."""
+        """x [n d_in], hidden states."""
+        self.basis_tokens += len(x)
         self.basis_kurtosis += float(_kurtosis(x).sum())
         self.rotated_kurtosis += float(_kurtosis(x @ rotation(x.shape[1], x.device)).sum())
 
@@ -62,7 +66,9 @@ class Sums:
         error, square = (x - recon).double().square().sum(1), x.double().square().sum(1)
         self.decoded += len(x)
         self.error += float(error.sum())
-        self.relative_error += float((error / square.clamp_min(1e-30)).sum())
+        some = square > 0
+        self.relative += int(some.sum())
+        self.relative_error += float((error[some] / square[some]).sum())
         self.square += float(square.sum())
         total = x.double().sum(0).cpu().numpy()
         self.total = (total + np.array(self.total)).tolist() if self.total else total.tolist()
@@ -101,17 +107,16 @@ def _errors(sums: Sums) -> dict[str, Any]:
     variance = sums.square - float(np.square(sums.total).sum()) / sums.decoded
     return {
         "mse": sums.error / sums.decoded,
-        "fvu": sums.error / variance if variance > 0 else None,
-        "normalised_mse": sums.relative_error / sums.decoded,
+        "fvu": sums.error / variance if variance > 1e-12 * sums.square else None,  # below, rounding of equal states
+        "normalised_mse": sums.relative_error / sums.relative if sums.relative else None,
         "fidelity_tokens": sums.decoded,
     }
 
 
-def _basis(sums: Sums) -> dict[str, float] | None:
+def _basis(sums: Sums) -> dict[str, Any] | None:
     """Mean kurtosis over the coordinates of the hidden state, and its control under a random rotation."""
-    if not sums.decoded:
-        return None
-    return {"plain": sums.basis_kurtosis / sums.decoded, "rotated": sums.rotated_kurtosis / sums.decoded}
+    n = sums.basis_tokens
+    return {"plain": sums.basis_kurtosis / n, "rotated": sums.rotated_kurtosis / n, "tokens": n} if n else None
 
 
 def _cross_entropy(sums: Sums) -> dict[str, Any] | None:

@@ -72,7 +72,24 @@ def test_what_is_undefined_is_none() -> None:
     constant = Sums()
     constant.add_reconstruction(torch.ones(4, 3), torch.zeros(4, 3))
     assert fidelity.figures(constant)["fvu"] is None
+    for seed in range(20):  # one hidden state, or the same three times: no variance, whatever rounding leaves of it
+        for n in (1, 3):
+            x = 3 * torch.randn(1, 32, generator=torch.Generator().manual_seed(seed)).expand(n, 32) + 1
+            same = Sums()
+            same.add_reconstruction(x, torch.zeros_like(x))
+            assert fidelity.figures(same)["fvu"] is None
+            assert fidelity.figures(same)["normalised_mse"] == pytest.approx(1)
     assert fidelity.figures(Sums(ce_tokens=4, ce_clean=8.0, ce_zero=8.0))["ce"]["recovered"] is None
+
+
+def test_a_hidden_state_of_zeros_has_no_relative_error() -> None:
+    sums = Sums()
+    sums.add_reconstruction(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    ours = fidelity.figures(sums)
+    assert (ours["mse"], ours["normalised_mse"], ours["fidelity_tokens"]) == (1.0, 0.25, 2)
+    zeros = Sums()
+    zeros.add_reconstruction(torch.zeros(3, 2), torch.ones(3, 2))
+    assert fidelity.figures(zeros)["normalised_mse"] is None
 
 
 def test_cross_entropy_recovered_is_the_share_of_what_ablation_loses() -> None:
