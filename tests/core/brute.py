@@ -81,7 +81,8 @@ def canonical(sae: SparseAutoencoder, x: Floats) -> Floats:
 def reconstruction(sae: SparseAutoencoder, x: Floats) -> Floats:
     _, mean, scale = normalised(sae, x)
     out = own_scale(sae, x) @ sae.W_dec.numpy().astype(np.float64) + sae.b_dec.numpy()
-    return out * sae.cfg.output_scale * scale + mean
+    out = out * sae.cfg.output_scale * scale + mean
+    return out if sae.W_skip is None else out + x.astype(np.float64) @ sae.W_skip.numpy().astype(np.float64)
 
 
 def stats(acts: Floats) -> dict[str, float]:
