@@ -130,6 +130,7 @@ def test_a_latent_without_a_direction_has_no_geometry_and_is_nobodys_neighbour_i
     assert np.isfinite(np.delete(np.stack([*undefined, *shapes]), 4, axis=1)).all()
     assert stats.decoder_norm[4] == 0
     assert len(ours.neighbours[4].nearest) == len(ours.neighbours[4].opposing) == 0
+    assert [len(x.promoted) for x in ours.logits] == [10] * 4 + [0] + [10] * 25
     assert all(4 not in (*n.nearest, *n.opposing) for n in ours.neighbours)
 
 
