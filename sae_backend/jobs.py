@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -155,11 +156,12 @@ def _reduce(shard: RunShard, pulse: Pulse) -> Iterator[LatentShard]:
     """Pieces of a shard of latents, once its share of the spool is verified: all shards together read every file."""
     stored = shard.run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
-    with _finding_lost(stored), spool.reading(stored):
-        spool.verify(stored[shard.index :: shares])
+    with _finding_lost(stored), spool.reading(stored), ThreadPoolExecutor(1) as aside:
+        verified = aside.submit(spool.verify, list(stored[shard.index :: shares]))
         for piece in latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
             yield piece
             pulse.report(piece.hi - shard.lo)
+        verified.result()  # whoever takes the pieces commits them only when we have ended well
 
 
 @contextmanager

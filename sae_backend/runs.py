@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.db import transaction
@@ -26,15 +26,15 @@ def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
             sae=sae, number=number, dataset=dataset, config=config, tokens_total=dataset.n_tokens
         )
         store.create_tables(run.pk)
-        tokens = tuple(n // dataset.ctx_len for n in SHARD_TOKENS)
-        shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, cfg.shard_contexts, tokens)]
-        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents, SHARD_LATENTS)
+        contexts = cfg.shard_contexts or max(1, SHARD_TOKENS // dataset.ctx_len)
+        latents = cfg.shard_latents or max(SHARD_LATENTS[0], min(SHARD_LATENTS[1], -(-sae.d_sae // 16)))
+        shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, contexts)]
+        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, latents)
         RunShard.objects.bulk_create(shards)
     return run
 
 
-def _shards(run: Run, kind: str, n: int, size: int, bounds: Sequence[int]) -> Iterator[RunShard]:
-    size = size or max(1, bounds[0], min(bounds[1], -(-n // 16)))
+def _shards(run: Run, kind: str, n: int, size: int) -> Iterator[RunShard]:
     for i, lo in enumerate(range(0, n, size)):
         yield RunShard(run=run, kind=kind, index=i, lo=lo, hi=min(lo + size, n))
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
-SHARD_TOKENS, SHARD_LATENTS = (65_536, 131_072), (1024, 4096)  # the least and the most of a shard of its own choosing
+SHARD_TOKENS = 131_072
+SHARD_LATENTS = (1024, 4096)  # at least and at most
 Plain = str | int | float | bool | None
 
 
@@ -54,7 +55,7 @@ class RunConfig:
     batch_contexts: int = 16
     #: Contexts in one forward; changes speed, never results.
     shard_contexts: int = 0
-    #: Contexts of one claimable piece of work; 0 takes a sixteenth of all, within SHARD_TOKENS.
+    #: Contexts of one claimable piece of work; 0 takes SHARD_TOKENS tokens.
     shard_latents: int = 0
     #: Latents of one claimable piece of work; 0 takes a sixteenth of all, within SHARD_LATENTS.
     count_special: bool = False

@@ -22,7 +22,7 @@ from sae_backend.core.results import LatentShard
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.stats import histograms, latent_stats, sparks
 
-PIECE_LATENTS, PIECE_FIRINGS = 512, 4_000_000  # that one lane works on at once
+PIECE_LATENTS, PIECE_FIRINGS = (128, 512), 4_000_000  # that one lane works on at once
 Bools = npt.NDArray[np.bool_]
 Report = Callable[[int], None]  # tokens (or latents) done so far in this shard
 
@@ -95,6 +95,7 @@ class ContextPass:
         sums.add_l0(part.l0)
         context = np.arange(lo + a, lo + a + len(batch))
         self._errors(sums, ids, counted, hidden, firings, context % self.cfg.fidelity_every == 0)
+        self._basis(sums, counted, hidden, context % (4 * self.cfg.fidelity_every) == 0)
         spliced = _evenly(context, n_contexts, self.cfg.ce_contexts)
         for c in np.flatnonzero(spliced).tolist():  # one at a time: logits are [pos d_vocab]
             self._cross_entropy(sums, ids[c : c + 1], counted, c, there[c : c + 1], hidden, firings)
@@ -113,13 +114,17 @@ class ContextPass:
         self, sums: fidelity.Sums, ids: torch.Tensor, counted: Bools, hidden: torch.Tensor, firings: Firings,
         decoded: Bools,
     ) -> None:  # fmt: skip
-        """Add MSE, FVU and basis kurtosis of the contexts `decoded` [batch]."""
+        """Add MSE and FVU of the contexts `decoded` [batch]."""
         if not decoded.any():
             return
-        rows = torch.from_numpy(np.flatnonzero((counted & decoded[:, None])[counted])).to(hidden.device)
+        rows = _rows_of(decoded, counted).to(hidden.device)
         x = hidden[rows]
-        sums.add_basis(x)
         sums.add_reconstruction(self._target(ids, counted, decoded, x), self.sae.decode(firings.of(rows, self.sae), x))
+
+    def _basis(self, sums: fidelity.Sums, counted: Bools, hidden: torch.Tensor, sampled: Bools) -> None:
+        """Add the basis kurtosis of the contexts `sampled` [batch]."""
+        if sampled.any():
+            sums.add_basis(hidden[_rows_of(sampled, counted).to(hidden.device)])
 
     def _target(self, ids: torch.Tensor, counted: Bools, decoded: Bools, x: torch.Tensor) -> torch.Tensor:
         """What the SAE reconstructs: its input, or a transcoder's output hook point."""
@@ -142,6 +147,11 @@ class ContextPass:
         recon[mask] = self.sae.decode(firings.of(rows, self.sae), hidden[rows]).to(clean.dtype)
         hook_name = self.sae.cfg.hook_name_out or str(self.sae.cfg.hook_name)
         fidelity.add_cross_entropies(sums, self.lm, hook_name, ids, mask, clean, recon)
+
+
+def _rows_of(contexts: Bools, counted: Bools) -> torch.Tensor:
+    """Rows of the counted tokens of some contexts [batch], among all counted tokens [batch pos]."""
+    return torch.from_numpy(np.flatnonzero((counted & contexts[:, None])[counted]))
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -182,10 +192,11 @@ class LatentPass:
     def _cut(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """Pieces of a bounded number of latents and, but for one latent that has more, of firings."""
         firings = np.cumsum(sum(s.counts(lo, hi) for s in self.shards))
+        most = max(PIECE_LATENTS[0], min(PIECE_LATENTS[1], (hi - lo) // 4))
         a = 0
         while a < hi - lo:
             enough = int(np.searchsorted(firings, (firings[a - 1] if a else 0) + PIECE_FIRINGS, "right"))
-            b = min(hi - lo, a + PIECE_LATENTS, max(a + 1, enough))
+            b = min(hi - lo, a + most, max(a + 1, enough))
             yield lo + a, lo + b
             a = b
 
