@@ -45,10 +45,13 @@ class ActivationShard:
         arrays = {n: getattr(self, n) for n in ("tokens", "token", "act")} | {"indptr": self.indptr.astype(np.uint32)}
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # workers on other hosts share numbers
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial, {"lo": str(self.lo), "sums": json.dumps(self.sums)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            save_file(arrays, partial, {"lo": str(self.lo), "sums": json.dumps(self.sums)})
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)  # on a full disk it would take the room that is needed
 
 
 class StoredShard:
