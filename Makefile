@@ -4,15 +4,18 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 PYTEST ?=
 TRAIN ?=
+SAEDASHBOARD ?= sae-dashboard==0.8.0
+DELPHI ?= eai-delphi==0.1.3
+BENCH_THREADS ?= 1
 BIN := $(VENV)/bin
 LAUNCH := exec $(BIN)/python -m sae_backend.launch --stop-with-parent
 export PORT HOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run worker shell test test-core lint types check bench train-demo
+.PHONY: help setup demo run worker shell test test-core lint types check bench bench-peers train-demo
 
 help:  ## list what can be made
-	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PORT=8001 make demo takes another port; PYTHON=python3.12 make setup another Python (3.11 or newer)"
 
 setup: $(VENV)/.installed  ## create the virtual environment and install the pinned requirements
@@ -49,6 +52,17 @@ train-demo: $(VENV)/.installed  ## train the demo's model and SAEs again, about 
 
 bench: $(VENV)/.installed  ## time the computation
 	@$(BIN)/python -m bench
+
+bench-peers: $(VENV)/.installed  ## compare with SAEDashboard and delphi, each in an environment of its own (bench/README.md)
+	@$(MAKE) --no-print-directory --keep-going $(VENV)-peers-saedashboard/.installed $(VENV)-peers-delphi/.installed || true
+	@OMP_NUM_THREADS=$(BENCH_THREADS) $(BIN)/python -m bench.peers
+
+$(VENV)-peers-saedashboard/.installed: PEER = $(SAEDASHBOARD)
+$(VENV)-peers-delphi/.installed: PEER = $(DELPHI)
+$(VENV)-peers-%/.installed: bench/peers/requirements-%.txt .ci/install
+	@.ci/install "$(PYTHON)" "$(@D)" $<
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$(PEER)"
+	@touch $@
 
 $(VENV)/.installed: requirements.txt .ci/install
 	@.ci/install "$(PYTHON)" "$(VENV)" requirements.txt

@@ -1,0 +1,1 @@
+"""Our pipeline against other tools: the same language model, SAE and tokens, each in its own virtual environment."""
