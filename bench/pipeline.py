@@ -160,6 +160,8 @@ def _forward(source: str, hook_name: str, dtype: str, tokens: Any) -> None:
     ids = torch.from_numpy(tokens.astype("int64"))
     ours, plain = Clock(), Clock()
     with torch.no_grad():
+        lm.capture(ids[:1], hook_name)  # boots the bridge and proves that both forwards agree
+        cut(ids[:1], use_cache=False)
         for part in ids.split(16):
             with ours():
                 lm.capture(part, hook_name)

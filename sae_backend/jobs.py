@@ -137,8 +137,7 @@ def _encode(shard: RunShard, pulse: Pulse) -> None:
     result = context_pass(shard.run_id).shard(tokens, shard.lo, dataset.n_contexts, pulse.report)
     pulse.report(tokens.size)
     with spool.writing(shard) as path:
-        result.save(path)
-        checksum = spool.checksum(path)
+        checksum = result.save(path)
     if not claims.finish_contexts(shard, checksum):
         spool.remove(shard)
 

@@ -144,7 +144,7 @@ class RunShard(models.Model):
     attempts = models.IntegerField(default=0)  # claims so far; the latest is the only one that counts
     deaths = models.IntegerField(default=0)  # workers that ended or fell silent in it
     losses = models.IntegerField(default=0)  # times that its file in the spool was not what had been written
-    checksum = models.BigIntegerField(null=True)  # spool.checksum of that file
+    checksum = models.BigIntegerField(null=True)  # core.digests.checksum of that file
     progress = models.BigIntegerField(default=0)  # tokens (or latents) done inside the claim
     claimed_at = models.DateTimeField(null=True)  # the present claim, or the one that did it
     heartbeat_at = models.DateTimeField(null=True)

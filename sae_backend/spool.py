@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import xxhash
-
 from sae_backend import storage
+from sae_backend.core.digests import checksum
 from sae_backend.models import Run, RunShard
 
 FOLDER = "spool"
-BLOCK = 1 << 22
 
 
 class Lost(Exception):
@@ -52,15 +50,6 @@ def missing(run: Run) -> list[int]:
     there = storage.current().names(folder(run.pk))
     done = run.shards.filter(kind=RunShard.Kind.CONTEXTS, state=RunShard.State.DONE).order_by("index")
     return [shard.index for shard in done if name(shard) not in there]
-
-
-def checksum(path: Path) -> int:
-    """XXH32 of a file: it finds what storage does to files, not what people do on purpose."""
-    digest = xxhash.xxh32()
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-    return digest.intdigest()
 
 
 def verify(shards: Iterable[RunShard]) -> None:

@@ -8,22 +8,22 @@ end, and the result cannot depend on batch size, number of workers or their orde
 from __future__ import annotations
 
 import json
-import os
+import struct
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from sae_backend.core import kernels
+from sae_backend.core.digests import Digest
 from sae_backend.core.encode import Firings
 
 
@@ -38,20 +38,44 @@ class ActivationShard:
     act: npt.NDArray[np.float32]  # [nnz]
     sums: dict[str, Any]  # fidelity.Sums as plain numbers
 
-    def save(self, path: Path) -> None:
-        """Write atomically: a killed worker leaves no half file under this name."""
+    def save(self, path: Path) -> int:
+        """Write atomically: a killed worker leaves no half file under this name. Returns the file's checksum.
+
+        Nothing is forced to the disk: a file that a crash of the host has cut short fails its checksum, and what it
+        held is computed again.
+        """
         if self.indptr[-1] >= 2**32:
             raise ValueError(f"{self.indptr[-1]:,} firings in one shard; take fewer contexts a shard")
-        arrays = {n: getattr(self, n) for n in ("tokens", "token", "act")} | {"indptr": self.indptr.astype(np.uint32)}
+        arrays = {"tokens": self.tokens, "indptr": self.indptr.astype(np.uint32), "token": self.token, "act": self.act}
+        meta = {"lo": str(self.lo), "sums": json.dumps(self.sums)}
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # workers on other hosts share numbers
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(arrays, partial, {"lo": str(self.lo), "sums": json.dumps(self.sums)})
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)  # on a full disk it would take the room that is needed
+        digest = Digest()
+        with partial.open("wb", buffering=0) as file:
+            for part in (memoryview(_header(arrays, meta)), *(a.data.cast("B") for a in arrays.values() if a.size)):
+                digest.update(part)
+                _write(file, part)
+        partial.replace(path)
+        return digest.value()
+
+
+def _header(arrays: dict[str, npt.NDArray[Any]], meta: dict[str, str]) -> bytes:
+    """As safetensors has it; its own writer copies every array first, which takes longer than the disk."""
+    entries: dict[str, Any] = {"__metadata__": meta}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        kind = {"u": "U32", "f": "F32"}[array.dtype.kind]
+        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _write(file: IO[bytes], rest: memoryview) -> None:
+    """A single write may take less than all: at most 2 GiB on Linux."""
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class StoredShard:

@@ -61,7 +61,7 @@ class ContextPass:
             done += n
             report(done * tokens.shape[1])
         indptr, token, act = by_latent(parts, self.sae.cfg.d_sae, self.lanes.map)
-        total = fidelity.merged([asdict(s) for s in sums])
+        total = fidelity.merged([vars(s) for s in sums])
         return ActivationShard(lo, np.ascontiguousarray(tokens), indptr, token, act, asdict(total))
 
     def batch_size(self, n: int) -> int:

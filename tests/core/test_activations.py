@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sae_backend.core.activations import ActivationShard, StoredShard, by_latent, gather
+from sae_backend.core.digests import checksum
 from tests.core import brute
 
 CONTEXTS, CTX_LEN, LATENTS = 12, 10, 9
@@ -72,3 +73,14 @@ def test_a_save_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         shard.save(path)
     assert path.read_bytes() == before
+
+
+def test_the_checksum_of_a_saved_shard_is_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "spool" / "0.safetensors"
+    written = stored(tmp_path, dense(), CONTEXTS)
+    saved = ActivationShard(0, written[0].tokens, *by_latent([brute.part(dense())], LATENTS), {}).save(path)
+    assert saved == checksum(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert saved != checksum(path)
