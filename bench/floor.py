@@ -17,9 +17,9 @@ class Floor:
     """Takes shards of contexts of one run and adds up what their floor costs."""
 
     def __init__(self, run_id: int) -> None:
-        from sae_backend import jobs
+        from sae_backend import kept
 
-        self.pass_ = jobs.context_pass(run_id)
+        self.pass_ = kept.context_pass(run_id)
         self.sae: Any = self.pass_.sae
         self.lm, self.encoder, self.lanes = self.pass_.lm, self.pass_.encoder, self.pass_.lanes
         self.F0, self.F, self.threads = Clock(), Clock(), Clock()

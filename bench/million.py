@@ -72,12 +72,12 @@ def _contexts(run: Any) -> None:
 
 def _latents(run: Any) -> list[Any]:
     """The computed pieces of the first shards, which are not loaded yet."""
-    from sae_backend import jobs
+    from sae_backend import kept
 
     run.refresh_from_db()
     first, shards = Clock(), list(run.shards.filter(kind="latents").order_by("index")[: 1 + COMPUTED])
     with first():
-        latents = jobs.latent_pass(run.pk, run.computed_at)
+        latents = kept.latent_pass(run.pk, run.computed_at)
         list(latents.pieces(0, 64))  # whatever is made once
     line("million_latents_begin", first.wall, "s, of every worker once")
     clock, found = Clock(), []

@@ -2,8 +2,8 @@
 
 F is what any tool must pay: the language model's forward to the hook point, the encoder's matmul and the exact top k
 by our best kernel (bench.floor). F0 leaves the top k out. A run is everything: reading contexts, forward, encoder,
-statistics, examples, fidelity, weight facts, COPY into PostgreSQL, indexes and publication. Floor and run take turns,
-shard by shard, so that a busy machine slows both alike.
+statistics, examples, fidelity, weight facts, COPY into PostgreSQL, indexes and publication. Floor and run take turns
+of a few shards, so that a busy machine slows both alike.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bench.floor import Floor
 from bench.report import Clock, line
 
 TOKENS = int(os.environ.get("BENCH_TOKENS", 1_048_576))
+TURN = 4  # shards of contexts
 WIDTHS = tuple(int(w) for w in os.environ.get("BENCH_WIDTHS", "4096,16384,65536").split(","))
 
 
@@ -25,14 +26,14 @@ def measure(folder: Path) -> Any:
     """Time a run of each width; the run of the first width, for the benchmarks of storage and pages."""
     from demo import ROOT
     from demo.corpus import documents
-    from sae_backend import jobs, store
+    from sae_backend import kept, store
     from sae_backend.registry import register_dataset, register_lm
 
     lm = register_lm("bench", str(ROOT / "model"))
     dataset = register_dataset("standard library", "bench", lm, documents(), 256, TOKENS)
     _forward(lm.source, "blocks.2.hook_resid_post", "float32", store.read_contexts(dataset, 0, 128))
-    if jobs.compute_dtype() != "float32":
-        _forward(lm.source, "blocks.2.hook_resid_post", jobs.compute_dtype(), store.read_contexts(dataset, 0, 256))
+    if kept.compute_dtype() != "float32":
+        _forward(lm.source, "blocks.2.hook_resid_post", kept.compute_dtype(), store.read_contexts(dataset, 0, 256))
     runs = [_run(checkpoint(folder, width), lm, dataset) for width in WIDTHS]
     return runs[0]
 
@@ -101,7 +102,7 @@ def imported(checkpoint: Path, lm: Any) -> Any:
 
 def _warm_up(sae: Any, dataset: Any) -> None:
     """Compile the kernels and load the model before anything is timed."""
-    from sae_backend import jobs, runs, store
+    from sae_backend import jobs, kept, runs, store
     from sae_backend.models import Run, RunShard
 
     run = runs.create(sae, dataset, jobs.run_config() | {"shard_contexts": 16, "shard_latents": 64})
@@ -109,21 +110,24 @@ def _warm_up(sae: Any, dataset: Any) -> None:
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING)
     jobs.compute_contexts(run.pk, 0)
     jobs.load_latents(run.pk, 0)
-    jobs.dtype_difference(run)
+    kept.dtype_difference(run)
     runs.cancel(run.pk)
     store.drop_tables(run.pk)
-    jobs.forget()
+    kept.forget()
 
 
 def _time(run_id: int, d_sae: int) -> None:
-    from sae_backend import jobs
+    from sae_backend import claims, jobs
     from sae_backend.models import RunShard
 
     contexts, latents, publish, floor = Clock(), Clock(), Clock(), Floor(run_id)
-    for shard in RunShard.objects.filter(run_id=run_id, kind="contexts").order_by("index"):
-        floor.shard(shard)
-        with contexts():
-            jobs.compute_contexts(run_id, shard.index)
+    shards = list(RunShard.objects.filter(run_id=run_id, kind="contexts").order_by("index"))
+    for a in range(0, len(shards), TURN):
+        for shard in shards[a : a + TURN]:
+            floor.shard(shard)
+        with contexts():  # as a worker goes on from one to the next
+            turn = (claims.claim(run_id, s.kind, s.index, "bench") for s in shards[a : a + TURN])
+            jobs.encode_all(run_id, filter(None, turn))
     for index in RunShard.objects.filter(run_id=run_id, kind="latents").values_list("index", flat=True):
         with latents():
             jobs.load_latents(run_id, index)

@@ -6,6 +6,8 @@ shard's present one is refused, however late it wakes up. All times are the data
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 
 from django.conf import settings
@@ -15,7 +17,9 @@ from django.db.models.functions import Now
 
 from sae_backend import runs
 from sae_backend.models import UNFINISHED, Run, RunShard
+from sae_backend.pulse import stopping
 
+TURN_SECONDS = 20.0  # that a worker goes on with one run's contexts before it looks for other messages
 WANTED = {
     RunShard.Kind.CONTEXTS: (Run.State.QUEUED, Run.State.COMPUTING),
     RunShard.Kind.LATENTS: (Run.State.LOADING,),
@@ -25,7 +29,7 @@ WANTED = {
 def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
     """Take a shard by compare-and-set, or None when another has it, it is done, or the run does not want it.
 
-    A worker does one thing at a time: a claim in its own name is one that it had to leave, and it may have it again.
+    A worker takes up one message at a time: a claim in its own name is one that it had to leave, and may have again.
     """
     end_silent_loaders(run_id)
     with connection.cursor() as cursor:
@@ -50,6 +54,23 @@ def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
     if row is not None and kind == RunShard.Kind.CONTEXTS:
         _begin(run_id, worker)
     return None if row is None else RunShard.objects.select_related("run").get(pk=row[0])
+
+
+def one_after_another(run_id: int, kind: str, index: int, worker: str) -> Iterator[RunShard]:
+    """Claim a shard and, for a while, those of its run and kind that nobody has; other work waits no longer."""
+    until = time.monotonic() + TURN_SECONDS
+    following: int | None = index
+    while following is not None:
+        shard = claim(run_id, kind, following, worker)
+        if shard is not None:
+            yield shard
+        going_on = time.monotonic() < until and not stopping.is_set()
+        following = _first_free(run_id, kind) if going_on else None
+
+
+def _first_free(run_id: int, kind: str) -> int | None:
+    wanted = RunShard.objects.filter(run=run_id, kind=kind, run__state__in=WANTED[RunShard.Kind(kind)])
+    return wanted.filter(state=RunShard.State.TODO).order_by("index").values_list("index", flat=True).first()
 
 
 def _begin(run_id: int, worker: str) -> None:

@@ -1,115 +1,57 @@
-"""What workers do: the only place where torch meets the ORM. Every job may be killed at any line and run again."""
+"""What workers do, with what they keep (kept.py). Every job may be killed at any line and run again."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from django.conf import settings
-from django.db import transaction
+from django.db import connections, transaction
 from django.utils import timezone
 from django.utils.text import slugify
 from safetensors import SafetensorError
 
-from sae_backend import claims, faults, identity, intake, locks, packing, queue, runs, spool, storage, store, summary
-from sae_backend.core import checkpoints, fidelity, language_model, precision
+from sae_backend import (
+    claims,
+    faults,
+    identity,
+    intake,
+    kept,
+    locks,
+    queue,
+    runs,
+    spool,
+    storage,
+    store,
+    summary,
+)
+from sae_backend.core import checkpoints, fidelity
+from sae_backend.core.activations import ActivationShard
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
-from sae_backend.core.decoder import Decoder
-from sae_backend.core.language_model import LM, LanguageModelError
+from sae_backend.core.language_model import LanguageModelError
 from sae_backend.core.results import LatentShard
-from sae_backend.core.run import ContextPass, LatentPass, RunError
+from sae_backend.core.run import RunError
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
-from sae_backend.registry import source_of
 
 HELPFUL = (CheckpointError, LanguageModelError, RunError, storage.StorageError, store.StoreError)
-DIFFERENCE_TOKENS = 1024  # of a run, computed again in float32
 MAX_DEATHS = 5  # of workers in one shard, none having done it: what ends each of them would do so for ever
 logger = logging.getLogger(__name__)
-
-# ---- what is loaded once and kept --------------------------------------------------------------
-
-
-def device() -> str:
-    if settings.DEVICE != "auto":
-        return settings.DEVICE
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def compute_dtype() -> str:
-    """bfloat16 where the hardware multiplies it faster: CUDA, AMX, AVX512-BF16."""
-    if settings.COMPUTE_DTYPE != "auto":
-        return settings.COMPUTE_DTYPE
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    cpu = any(getattr(torch.cpu, test, bool)() for test in tests)
-    return "bfloat16" if device() != "cpu" or cpu else "float32"
-
-
-@lru_cache(maxsize=2)
-def _lm(pk: int, dtype: str) -> LM:
-    row = LanguageModel.objects.get(pk=pk)
-    with source_of(row) as source:
-        lm = language_model.load(source, getattr(torch, dtype), device(), row.revision or None)
-        _ = lm.bridge  # which reads the source too
-    return lm
-
-
-@lru_cache(maxsize=2)
-def _sae(pk: int) -> SparseAutoencoder:
-    row = Sae.objects.get(pk=pk)
-    overrides = {"hook_name": row.hook_name} | {k: v for k, v in row.metadata.get("overrides", {}).items()}
-    kind, name, *file = row.path.split("/")
-    with storage.current().reading(f"{kind}/{name}") as here:
-        return checkpoints.load(here.joinpath(*file), **overrides).to(device())
-
-
-@lru_cache(maxsize=1)
-def context_pass(run_id: int) -> ContextPass:
-    run = Run.objects.select_related("sae__lm", "dataset__lm").get(pk=run_id)
-    cfg = _config(run)
-    return ContextPass(_sae(run.sae_id), _lm(run.sae.lm_id, cfg.dtype), cfg, _special(run))
-
-
-def _special(run: Run) -> set[int]:
-    _, special = packing.unpack_vocabulary(bytes(run.dataset.lm.vocabulary))
-    return {i for i, s in enumerate(special) if s}
-
-
-@lru_cache(maxsize=1)
-def latent_pass(run_id: int, computed_at: datetime | None) -> LatentPass:
-    """Of the spool as it was when all contexts were done; lost ones done again make another."""
-    run = Run.objects.select_related("sae").get(pk=run_id)
-    cfg = _config(run)
-    lm = _lm(run.sae.lm_id, cfg.dtype)
-    decoder = Decoder(_sae(run.sae_id), lm.unembedding(), getattr(torch, cfg.dtype))
-    shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
-    with spool.reading(shards) as paths:
-        return LatentPass(paths, decoder, cfg)
-
-
-def _config(run: Run) -> RunConfig:
-    known = RunConfig.__dataclass_fields__
-    return RunConfig(**{k: v for k, v in run.config.items() if k in known})
-
 
 # ---- runs ----------------------------------------------------------------------------------------
 
 
 def run_config(**options: Any) -> dict[str, Any]:
     """A run's configuration with this machine's defaults and the versions that compute it."""
-    config = asdict(RunConfig(**{"dtype": compute_dtype(), **options}))
+    config = asdict(RunConfig(**{"dtype": kept.compute_dtype(), **options}))
     versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "transformer-lens", "numba")}
     return {**config, "versions": versions}
 
@@ -124,22 +66,48 @@ def new_run(sae: Sae, dataset: Any, **options: Any) -> Run:
 
 def compute_contexts(run_id: int, index: int) -> None:
     """Encode one shard of contexts into the spool."""
-    shard = claims.claim(run_id, RunShard.Kind.CONTEXTS, index, identity.worker())
-    if shard is not None:
-        with _claimed(shard) as pulse:
-            _encode(shard, pulse)
+    encode_all(run_id, filter(None, [claims.claim(run_id, RunShard.Kind.CONTEXTS, index, identity.worker())]))
+
+
+def compute_contexts_onward(run_id: int, index: int) -> None:
+    """Encode a shard of contexts and, for a while, those that nobody has; their messages find them done."""
+    encode_all(run_id, claims.one_after_another(run_id, RunShard.Kind.CONTEXTS, index, identity.worker()))
+
+
+def encode_all(run_id: int, shards: Iterable[RunShard]) -> None:
+    """Encode shards of contexts that this worker has claimed, one being written while the next is computed."""
+    with ThreadPoolExecutor(1) as aside:
+        written: Future[None] | None = None
+        for shard in shards:
+            with ExitStack() as held:
+                pulse = held.enter_context(_claimed(shard))
+                result = _encode(shard, pulse)
+                if written is not None:
+                    written.result()  # no more than one file waits to be written
+                written = aside.submit(_write, held.pop_all(), shard, result)
+    if written is not None:
+        written.result()
     queue.continue_after_contexts(run_id)
 
 
-def _encode(shard: RunShard, pulse: Pulse) -> None:
+def _encode(shard: RunShard, pulse: Pulse) -> ActivationShard:
     dataset = Dataset.objects.select_related("lm").get(runs=shard.run_id)
     tokens = store.read_contexts(dataset, shard.lo, shard.hi)
-    result = context_pass(shard.run_id).shard(tokens, shard.lo, dataset.n_contexts, pulse.report)
+    result = kept.context_pass(shard.run_id).shard(tokens, shard.lo, dataset.n_contexts, pulse.report)
     pulse.report(tokens.size)
-    with spool.writing(shard) as path:
-        checksum = result.save(path)
-    if not claims.finish_contexts(shard, checksum):
-        spool.remove(shard)
+    return result
+
+
+def _write(claimed: ExitStack, shard: RunShard, result: ActivationShard) -> None:
+    """Write a shard's file and mark it done; in a thread, with its claim and a database connection of its own."""
+    try:
+        with claimed:
+            with spool.writing(shard) as path:
+                checksum = result.save(path)
+            if not claims.finish_contexts(shard, checksum):
+                spool.remove(shard)
+    finally:
+        connections.close_all()
 
 
 def load_latents(run_id: int, index: int) -> None:
@@ -157,7 +125,7 @@ def _reduce(shard: RunShard, pulse: Pulse) -> Iterator[LatentShard]:
     shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
     with _finding_lost(stored), spool.reading(stored), ThreadPoolExecutor(1) as aside:
         verified = aside.submit(spool.verify, list(stored[shard.index :: shares]))
-        for piece in latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
+        for piece in kept.latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
             yield piece
             pulse.report(piece.hi - shard.lo)
         verified.result()  # whoever takes the pieces commits them only when we have ended well
@@ -197,20 +165,14 @@ def publish(run_id: int) -> None:
             runs.log(run_id, "published")
             with suppress(storage.StorageError):  # then the next cleaning does it
                 spool.empty(run_id)
-    forget()
-
-
-def forget() -> None:
-    """Free what is kept for the run at hand; language models and SAEs stay."""
-    latent_pass.cache_clear()
-    context_pass.cache_clear()
+    kept.forget()
 
 
 def _figures(run: Run) -> dict[str, Any]:
     """Fidelity, scale and timing of a run, for its summary."""
     with _finding_lost(run.shards.filter(kind=RunShard.Kind.CONTEXTS)):
-        latents = latent_pass(run.pk, run.computed_at)
-    sae = _sae(run.sae_id)
+        latents = kept.latent_pass(run.pk, run.computed_at)
+    sae = kept.sae(run.sae_id)
     now = timezone.now()
     seconds = {
         "contexts": (run.computed_at - run.started_at).total_seconds() if run.computed_at and run.started_at else None,
@@ -221,32 +183,11 @@ def _figures(run: Run) -> dict[str, Any]:
         "contexts": run.dataset.n_contexts,
         "features_per_dimension": float(sae.W_dec.double().square().sum()) / sae.cfg.d_out,
         "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,
-        "dtype": _config(run).dtype,
-        "dtype_difference": dtype_difference(run),
-        "device": device(),
+        "dtype": kept.config_of(run).dtype,
+        "dtype_difference": kept.dtype_difference(run),
+        "device": kept.device(),
         "seconds": seconds,
     }
-
-
-def dtype_difference(run: Run) -> dict[str, Any] | None:
-    """Some contexts of the run in its dtype beside float32; None where that is its dtype, or does not fit."""
-    cfg = _config(run)
-    if cfg.dtype == "float32":
-        return None
-    wanted = precision.spread(run.dataset.n_contexts, max(1, DIFFERENCE_TOKENS // run.dataset.ctx_len))
-    tokens = np.concatenate([store.read_contexts(run.dataset, c, c + 1) for c in wanted])
-    try:
-        lm, reference = _lm(run.sae.lm_id, cfg.dtype), _reference(run.sae.lm_id)
-        return precision.difference(_sae(run.sae_id), lm, reference, cfg, _special(run), tokens)
-    except (MemoryError, torch.OutOfMemoryError, RunError):
-        return None
-
-
-@lru_cache(maxsize=1)
-def _reference(pk: int) -> LM:
-    """The language model in float32, checked when it was loaded in the run's dtype."""
-    row = LanguageModel.objects.get(pk=pk)
-    return language_model.load(row.source, torch.float32, device(), row.revision or None)
 
 
 @contextmanager
@@ -368,7 +309,7 @@ def _fitting_hook(loaded: SparseAutoencoder, lm: LanguageModel) -> str:
             "the file does not say which hook point it was trained on; give it, for example "
             f"--hook-name blocks.{lm.n_layers // 2}.hook_resid_post"
         )
-    width = _lm(lm.pk, compute_dtype()).width(hook_name)
+    width = kept.lm(lm.pk, kept.compute_dtype()).width(hook_name)
     if width != loaded.cfg.d_in:
         raise CheckpointError(
             f"d_in is {loaded.cfg.d_in}, but {hook_name} of {lm.name} is {width} wide: "

@@ -10,7 +10,9 @@ from typing import Any
 from sae_backend import faults
 from sae_backend.celery import app
 
-AGAIN: dict[str, Any] = {"autoretry_for": faults.DATABASE, "max_retries": None, "retry_backoff": 1, "retry_backoff_max": 10}
+AGAIN: dict[str, Any] = {
+    "autoretry_for": faults.DATABASE, "max_retries": None, "retry_backoff": 1, "retry_backoff_max": 10
+}  # fmt: skip
 
 
 @app.task(**AGAIN)
@@ -24,7 +26,7 @@ def import_sae(import_id: int) -> None:
 def compute_contexts(run_id: int, index: int) -> None:
     from sae_backend import jobs
 
-    jobs.compute_contexts(run_id, index)
+    jobs.compute_contexts_onward(run_id, index)
 
 
 @app.task(**AGAIN)

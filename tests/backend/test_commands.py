@@ -17,7 +17,7 @@ from django.core.management.base import OutputWrapper
 from django.db import connections
 
 from browser.management import progress
-from sae_backend import jobs, registry
+from sae_backend import kept, registry
 from sae_backend.core.language_model import LanguageModelError
 from sae_backend.models import Dataset, Document, LanguageModel, Run, SaeImport
 from tests.backend import demo, messages, synthetic
@@ -210,7 +210,7 @@ def test_a_model_whose_files_have_changed_is_refused_by_the_worker(lm: LanguageM
     with (tmp_path / "copy" / "config.json").open("a") as file:
         file.write(" ")
     LanguageModel.objects.filter(pk=lm.pk).update(source=str(tmp_path / "copy"))
-    jobs._lm.cache_clear()
+    kept.lm.cache_clear()
     with pytest.raises(LanguageModelError, match="not those it was added with"):
-        jobs._lm(lm.pk, "float32")
-    jobs._lm.cache_clear()
+        kept.lm(lm.pk, "float32")
+    kept.lm.cache_clear()

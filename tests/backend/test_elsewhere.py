@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from sae_backend import cleaning, intake, jobs, queue, registry, spool, storage
+from sae_backend import cleaning, intake, jobs, kept, queue, registry, spool, storage
 from sae_backend.core.language_model import LanguageModelError
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from tests import buckets
@@ -43,9 +43,9 @@ def shared(
     settings.STORE_URL = f"s3://{buckets.BUCKET}/{buckets.PREFIX}"
     settings.COMPUTE_DTYPE, settings.CACHE_DIR, settings.AWS_MAX_ATTEMPTS = "float32", tmp_path / "cache", 2
     messages.forget()
-    for kept in (jobs._lm, jobs._sae):
-        kept.cache_clear()
-    jobs.forget()
+    for cached in (kept.lm, kept.sae):
+        cached.cache_clear()
+    kept.forget()
 
 
 @pytest.fixture
@@ -140,14 +140,14 @@ def test_one_file_of_a_folder_is_imported_with_the_settings_beside_it(
     shutil.rmtree(home / "sae")
     assert imported(row).error == ""
     assert row.sae.path.endswith(f"{row.sae.sha256}/sae_weights.safetensors")
-    jobs._sae.cache_clear()
-    assert jobs._sae(row.sae_id).identity() == row.sae.sha256
+    kept.sae.cache_clear()
+    assert kept.sae(row.sae_id).identity() == row.sae.sha256
     assert fresh(row.run).state == Run.State.LIVE
 
 
 def test_what_is_no_checkpoint_is_refused_before_a_worker_hears_of_it(lm: LanguageModel, home: Path) -> None:
     with pytest.raises(CommandError, match=f"^There is no file or folder {home}/nothing.$"):
-        call_command("import_sae", home / "nothing", model="far")
+        call_command("import_sae", home / "nothing", model="far", no_wait=True)
     assert SaeImport.objects.count() == 0 and messages.take() is None
 
 
@@ -156,7 +156,7 @@ def test_a_bucket_that_is_away_when_asked_is_a_sentence_and_nothing_is_queued(
 ) -> None:
     wire.cut()
     with pytest.raises(CommandError, match=f"^http://127.0.0.1:{wire.port} cannot be reached"):
-        call_command("import_sae", home / "sae", model="far")
+        call_command("import_sae", home / "sae", model="far", no_wait=True)
     assert SaeImport.objects.count() == 0 and messages.take() is None
 
 
@@ -185,7 +185,7 @@ def test_a_part_of_the_spool_that_the_bucket_loses_is_computed_again(sae: Sae, d
         jobs.compute_contexts(run.pk, index)
     victim = run.shards.get(kind=RunShard.Kind.CONTEXTS, index=3)
     spool.remove(victim)
-    jobs.forget()
+    kept.forget()
     messages.carry_out([])
     assert fresh(run).state == Run.State.LIVE and fresh(victim).attempts == 2
 

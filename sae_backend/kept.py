@@ -1,0 +1,111 @@
+"""What a worker loads once and keeps: language models, SAEs, and the run at hand."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from django.conf import settings
+
+from sae_backend import packing, spool, storage, store
+from sae_backend.core import checkpoints, language_model, precision
+from sae_backend.core.config import RunConfig
+from sae_backend.core.decoder import Decoder
+from sae_backend.core.language_model import LM
+from sae_backend.core.run import ContextPass, LatentPass, RunError
+from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.models import LanguageModel, Run, RunShard, Sae
+from sae_backend.registry import source_of
+
+DIFFERENCE_TOKENS = 1024  # of a run, computed again in float32
+
+
+def device() -> str:
+    if settings.DEVICE != "auto":
+        return settings.DEVICE
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def compute_dtype() -> str:
+    """bfloat16 where the hardware multiplies it faster: CUDA, AMX, AVX512-BF16."""
+    if settings.COMPUTE_DTYPE != "auto":
+        return settings.COMPUTE_DTYPE
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    cpu = any(getattr(torch.cpu, test, bool)() for test in tests)
+    return "bfloat16" if device() != "cpu" or cpu else "float32"
+
+
+@lru_cache(maxsize=2)
+def lm(pk: int, dtype: str) -> LM:
+    row = LanguageModel.objects.get(pk=pk)
+    with source_of(row) as source:
+        model = language_model.load(source, getattr(torch, dtype), device(), row.revision or None)
+        _ = model.bridge  # which reads the source too
+    return model
+
+
+@lru_cache(maxsize=2)
+def sae(pk: int) -> SparseAutoencoder:
+    row = Sae.objects.get(pk=pk)
+    overrides = {"hook_name": row.hook_name} | {k: v for k, v in row.metadata.get("overrides", {}).items()}
+    kind, name, *file = row.path.split("/")
+    with storage.current().reading(f"{kind}/{name}") as here:
+        return checkpoints.load(here.joinpath(*file), **overrides).to(device())
+
+
+@lru_cache(maxsize=1)
+def context_pass(run_id: int) -> ContextPass:
+    run = Run.objects.select_related("sae__lm", "dataset__lm").get(pk=run_id)
+    cfg = config_of(run)
+    return ContextPass(sae(run.sae_id), lm(run.sae.lm_id, cfg.dtype), cfg, special_of(run))
+
+
+def special_of(run: Run) -> set[int]:
+    _, special = packing.unpack_vocabulary(bytes(run.dataset.lm.vocabulary))
+    return {i for i, s in enumerate(special) if s}
+
+
+@lru_cache(maxsize=1)
+def latent_pass(run_id: int, computed_at: datetime | None) -> LatentPass:
+    """Of the spool as it was when all contexts were done; lost ones done again make another."""
+    run = Run.objects.select_related("sae").get(pk=run_id)
+    cfg = config_of(run)
+    unembedding = lm(run.sae.lm_id, cfg.dtype).unembedding()
+    decoder = Decoder(sae(run.sae_id), unembedding, getattr(torch, cfg.dtype))
+    shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
+    with spool.reading(shards) as paths:
+        return LatentPass(paths, decoder, cfg)
+
+
+def config_of(run: Run) -> RunConfig:
+    known = RunConfig.__dataclass_fields__
+    return RunConfig(**{k: v for k, v in run.config.items() if k in known})
+
+
+def forget() -> None:
+    """Free what is kept for the run at hand; language models and SAEs stay."""
+    latent_pass.cache_clear()
+    context_pass.cache_clear()
+
+
+def dtype_difference(run: Run) -> dict[str, Any] | None:
+    """Some contexts of the run in its dtype beside float32; None where that is its dtype, or does not fit."""
+    cfg = config_of(run)
+    if cfg.dtype == "float32":
+        return None
+    wanted = precision.spread(run.dataset.n_contexts, max(1, DIFFERENCE_TOKENS // run.dataset.ctx_len))
+    tokens = np.concatenate([store.read_contexts(run.dataset, c, c + 1) for c in wanted])
+    try:
+        models = lm(run.sae.lm_id, cfg.dtype), reference(run.sae.lm_id)
+        return precision.difference(sae(run.sae_id), *models, cfg, special_of(run), tokens)
+    except (MemoryError, torch.OutOfMemoryError, RunError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def reference(pk: int) -> LM:
+    """The language model in float32, beside the one in the run's dtype."""
+    return lm.__wrapped__(pk, "float32")
