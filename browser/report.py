@@ -43,6 +43,17 @@ def _cross_entropy(summary: Summary) -> str:
     return f"{percent(ce['recovered'])} ({fixed(ce['clean'], 3)} → {fixed(ce['spliced'], 3)} nats)"
 
 
+def _basis(summary: Summary) -> str:
+    basis = summary["basis_kurtosis"]
+    return f"{fixed(basis['plain'], 2)} (rotated {fixed(basis['rotated'], 2)})"
+
+
+def _dtype_difference(summary: Summary) -> str:
+    difference = summary["dtype_difference"]
+    kept, off, (ours, exact) = percent(difference["firings_kept"]), percent(difference["act"]), difference["fvu"]
+    return f"{kept} of firings kept, activations off by {off}, FVU {fixed(ours, 4)} for {fixed(exact, 4)}"
+
+
 LINES = (
     _Line("Tokens counted", "Special tokens are not", lambda s: thousands(s["tokens"])),
     _Line("Latents", "By what became of them on these tokens", _counts),
@@ -64,7 +75,19 @@ LINES = (
         "‖W_dec‖² over d_in on the checkpoint's own scale",
         lambda s: compact(s["features_per_dimension"]),
     ),
+    _Line(
+        "Basis kurtosis",
+        "Kurtosis over the coordinates of the hidden state, mean over tokens; its control under a random rotation is 3 "
+        "where no coordinate is privileged",
+        _basis,
+    ),
     _Line("Computed in", "Number format and device of the workers", lambda s: f"{s['dtype']} on {s['device']}"),
+    _Line(
+        "Against float32",
+        "About 1,024 tokens computed again in float32, from the text on: its firings that fire here too, the median "
+        "relative difference of their activations, and both FVU",
+        _dtype_difference,
+    ),
 )
 
 

@@ -27,9 +27,8 @@ def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
         )
         store.create_tables(run.pk)
         contexts = cfg.shard_contexts or max(1, SHARD_TOKENS // dataset.ctx_len)
-        latents = cfg.shard_latents or max(SHARD_LATENTS[0], min(SHARD_LATENTS[1], -(-sae.d_sae // 16)))
         shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, contexts)]
-        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, latents)
+        shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents or SHARD_LATENTS)
         RunShard.objects.bulk_create(shards)
     return run
 

@@ -8,8 +8,7 @@ from typing import Literal
 
 Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
-SHARD_TOKENS = 131_072
-SHARD_LATENTS = (1024, 4096)  # at least and at most
+SHARD_TOKENS, SHARD_LATENTS = 131_072, 4096  # a few seconds of work
 Plain = str | int | float | bool | None
 
 
@@ -57,7 +56,7 @@ class RunConfig:
     shard_contexts: int = 0
     #: Contexts of one claimable piece of work; 0 takes SHARD_TOKENS tokens.
     shard_latents: int = 0
-    #: Latents of one claimable piece of work; 0 takes a sixteenth of all, within SHARD_LATENTS.
+    #: Latents of one claimable piece of work; 0 takes SHARD_LATENTS.
     count_special: bool = False
     #: Whether BOS, separators and padding are counted tokens.
     seed: int = 0
