@@ -250,13 +250,3 @@ def tops(indptr, token, act, tokens, ctx_len, reach, out):
             kept = _distinct(tok, _strongest(val, places, places.size), tokens, ctx_len, reach, out[i])
         out[i, :kept] += a
         out[i, kept:] = -1
-
-
-@_jit
-def context_bounds(indptr, token, latent, place, ctx_len, first, last):
-    """For each chosen firing, where its latent's firings in the same context begin and end in `token`."""
-    for e in range(place.size):
-        a, b = indptr[latent[e]], indptr[latent[e] + 1]
-        start = token[place[e]] // ctx_len * ctx_len
-        first[e] = a + np.searchsorted(token[a:b], start)
-        last[e] = a + np.searchsorted(token[a:b], start + ctx_len)

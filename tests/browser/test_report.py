@@ -62,10 +62,16 @@ def test_nothing_is_drawn_where_every_token_has_the_same_or_nothing_is_known(kno
 def test_figures_are_listed_as_far_as_the_run_has_them() -> None:
     counts = {"alive": 1200, "rare": 3, "dead": 0, "dense": 0}
     whole = {**sae_rows.FIGURES, **summary([7] * 19 + [31]), "counts": counts}
+    whole["basis_kurtosis"] = {"plain": 6.1234, "rotated": 3.02, "tokens": 100}
+    whole["dtype_difference"] = {"firings_kept": 0.9881, "act": 0.007, "fvu": [0.06771, 0.06762], "l0": [32, 32]}
     found = {figure.name: figure.text for figure in report.figures(whole)}
     assert found["L0"] == "8.2 (median 7; 7 to 7)" and found["Latents"] == f"1{THIN}200 alive, 3 rare"
     assert found["CE recovered"] == f"97.9{THIN}% (3.316 → 3.482 nats)" and found["Computed in"] == "float32 on cpu"
+    assert found["Basis kurtosis"] == "6.12 (rotated 3.02)"
+    changed = f"98.8{THIN}% of firings kept, activations off by 0.7{THIN}%, FVU 0.0677 for 0.0676"
+    assert found["Against float32"] == changed
     assert report.figures({}) == []
+    assert "Against float32" not in [f.name for f in report.figures({**whole, "dtype_difference": None})]
     without = [figure.name for figure in report.figures({**whole, "ce": None, "fvu": None})]
     assert "CE recovered" not in without and "L0" in without
     assert next(f.text for f in report.figures({**whole, "fvu": None}) if f.name == "FVU") == "—"
