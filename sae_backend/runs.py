@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from sae_backend import store
-from sae_backend.core.config import SHARD_LATENTS, SHARD_TOKENS, RunConfig
+from sae_backend.core.config import MOST_FILES, SHARD_LATENTS, SHARD_TOKENS, RunConfig
 from sae_backend.models import UNFINISHED, Dataset, LogLine, Run, RunShard, Sae
 
 
@@ -26,7 +26,8 @@ def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
             sae=sae, number=number, dataset=dataset, config=config, tokens_total=dataset.n_tokens
         )
         store.create_tables(run.pk)
-        contexts = cfg.shard_contexts or max(1, SHARD_TOKENS // dataset.ctx_len)
+        tokens = max(SHARD_TOKENS, dataset.n_tokens // MOST_FILES)
+        contexts = cfg.shard_contexts or max(1, tokens // dataset.ctx_len)
         shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, contexts)]
         shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents or SHARD_LATENTS)
         RunShard.objects.bulk_create(shards)

@@ -9,6 +9,7 @@ from typing import Literal
 Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
 SHARD_TOKENS, SHARD_LATENTS = 131_072, 4096  # a few seconds of work
+MOST_FILES = 1024  # of activations in a run, about: every piece of latents looks into each
 Plain = str | int | float | bool | None
 
 
@@ -54,7 +55,7 @@ class RunConfig:
     batch_contexts: int = 16
     #: Contexts in one forward; changes speed, never results.
     shard_contexts: int = 0
-    #: Contexts of one claimable piece of work; 0 takes SHARD_TOKENS tokens.
+    #: Contexts of one claimable piece of work; 0 takes SHARD_TOKENS tokens, or more where that makes MOST_FILES.
     shard_latents: int = 0
     #: Latents of one claimable piece of work; 0 takes SHARD_LATENTS.
     count_special: bool = False
