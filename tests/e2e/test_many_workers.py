@@ -42,14 +42,15 @@ def test_one_two_and_four_workers_give_the_same_pages(workers: crew.Workers, sae
 
 
 def computed_by(workers: crew.Workers, sae: Sae, dataset: Dataset, dtype: str) -> Run:
-    """A run that every worker had a part in: one that has just come up may come too late for its first."""
+    """A run of which every worker did both contexts and latents: one that has just come up may come too late for it."""
+    wanted = {(name, kind) for name in workers.running for kind in (crew.CONTEXTS, crew.LATENTS)}
     for _ in range(RUNS):
         run = crew.new_run(sae, dataset, dtype=dtype)
         workers.wait_for(lambda run=run: crew.live(run))
-        took_part = {shard.worker.partition("@")[0] for shard in run.shards.all()}
-        if took_part == workers.running.keys():
+        took_part = {(shard.worker.partition("@")[0], shard.kind) for shard in run.shards.all()}
+        if took_part == wanted:
             return run
-    raise AssertionError(f"of {list(workers.running)} only {took_part} did anything")
+    raise AssertionError(f"this was done by nobody: {wanted - took_part}")
 
 
 def computed_here(sae: Sae, dataset: Dataset, **options: Any) -> Run:
