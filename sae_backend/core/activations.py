@@ -51,11 +51,14 @@ class ActivationShard:
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # workers on other hosts share numbers
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = Digest()
-        with partial.open("wb", buffering=0) as file:
-            for part in (memoryview(_header(arrays, meta)), *(a.data.cast("B") for a in arrays.values() if a.size)):
-                digest.update(part)
-                _write(file, part)
-        partial.replace(path)
+        try:
+            with partial.open("wb", buffering=0) as file:
+                for part in (memoryview(_header(arrays, meta)), *(a.data.cast("B") for a in arrays.values() if a.size)):
+                    digest.update(part)
+                    _write(file, part)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)  # on a full disk it would take the room that is needed
         return digest.value()
 
 
