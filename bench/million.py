@@ -1,9 +1,9 @@
 """python -m bench.million: an SAE of 1,048,576 latents on this machine: memory, time by stage, loading, pages.
 
 Every latent's rows are really loaded, indexed and published; but of the shards of latents, whose cost is one comparison
-of all pairs, only the first few are computed here. What is scaled up from them is named so. The rows that are loaded are
-those of the demo's 4,096 latents over and over: on so few tokens a latent of a million fires twice, and its page is
-empty, while theirs are full.
+of all pairs, only the first few are computed here. What is scaled up from them is named so. The rows that are loaded
+are those of the demo's 4,096 latents over and over: on so few tokens a latent of a million fires twice, and its page
+is empty, while theirs are full.
 """
 
 from __future__ import annotations

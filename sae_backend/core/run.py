@@ -177,7 +177,7 @@ class LatentPass:
         self.sums = fidelity.merged([s.sums for s in self.shards])
         self.live = torch.from_numpy(self._live()).to(decoder.sae.device)
         self.products = decoder.directions.products(self.live)
-        self.lanes = lanes(decoder.sae.device)
+        self.lanes = lanes(torch.device("cpu"))  # most of it is the host's work, whatever holds the weights
 
     def _live(self) -> Bools:
         live = np.zeros(self.decoder.sae.cfg.d_sae, bool)
