@@ -48,7 +48,7 @@ class Pulse:
             try:
                 if not self._beat(self._done):
                     self._lost.set()
-            except Error:
-                logger.warning("the database took no sign of life; the next follows", exc_info=True)
+            except Error as error:
+                logger.warning("the database took no sign of life, the next follows: %s", error)
                 faults.leave_broken_connection()
         connections.close_all()

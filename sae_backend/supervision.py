@@ -28,10 +28,10 @@ def _taken_over(worker: str) -> bool:
         if taken := queue.take_over(worker):
             logger.warning("took back %s shards of a worker of this name that ended", taken)
         queue.sweep(0.0)
-    except ConnectionError:  # Redis; what waits there is swept later
-        logger.warning("cannot look for stalled runs now", exc_info=True)
-    except faults.DATABASE:
-        logger.warning("the database is away; waiting for it", exc_info=True)
+    except ConnectionError as error:  # Redis; what waits there is swept later
+        logger.warning("cannot look for stalled runs now: %s", error)
+    except faults.DATABASE as error:
+        logger.warning("the database is away, waiting for it: %s", error)
         faults.leave_broken_connection()
         return False
     return True

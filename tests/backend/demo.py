@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_backend import registry
-from sae_backend.models import Dataset, LanguageModel, Run, SaeImport
+from sae_backend.models import Dataset, LanguageModel, Run, Sae, SaeImport
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 SAE = DEMO / "saes" / "resid_post_2_topk16_1024"
@@ -40,6 +40,16 @@ def a_dataset(lm: LanguageModel, contexts: int = CONTEXTS, name: str = "source")
 
 def an_import(lm: LanguageModel, dataset: Dataset | None = None, source: Path = SAE, **options: Any) -> SaeImport:
     return SaeImport.objects.create(name=source.stem, source=str(source), lm=lm, dataset=dataset, options=options)
+
+
+def a_sae(lm: LanguageModel) -> Sae:
+    from sae_backend import jobs
+
+    row = an_import(lm)
+    jobs.import_sae(row.pk)
+    row.refresh_from_db()
+    assert row.sae is not None, row.error
+    return row.sae
 
 
 def stage(run: Run) -> str:

@@ -33,11 +33,5 @@ def dataset(lm: LanguageModel) -> Dataset:
 
 @pytest.fixture
 def sae(lm: LanguageModel, settings: object) -> Sae:
-    from sae_backend import jobs
-
     settings.COMPUTE_DTYPE = "float32"  # type: ignore[attr-defined]
-    row = demo.an_import(lm)
-    jobs.import_sae(row.pk)
-    row.refresh_from_db()
-    assert row.sae is not None, row.error
-    return row.sae
+    return demo.a_sae(lm)

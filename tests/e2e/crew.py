@@ -33,7 +33,6 @@ class Workers:
     def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
         self.environment, self.logs = {**environment, **QUICK}, logs
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.ended: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str = "compute", *prefix: str) -> subprocess.Popen[bytes]:
         """Start a worker, or the next one of a name; the prefix is a command that the worker's is appended to."""
@@ -68,15 +67,24 @@ class Workers:
 
     def wait_for(self, condition: Callable[[], object], failing: bool = False) -> None:
         """Wait until something is so; a run that fails meanwhile ends the wait, unless that is what the test is for."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, self.report()
+
+        def so() -> object:
             assert failing or not Run.objects.filter(state=Run.State.FAILED).exists(), self.report()
-            time.sleep(0.02)
+            return condition()
+
+        until(so, self.report)
 
     def ready(self, n: int) -> None:
         """Wait until so many workers in all have come up."""
         self.wait_for(lambda: sum(path.read_text().count(" ready.") for path in self.logs.glob("*.log")) >= n)
+
+
+def until(condition: Callable[[], object], report: Callable[[], str]) -> None:
+    """Wait until something is so; a machine that is slow has time."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, report()
+        time.sleep(0.02)
 
 
 def chance() -> random.Random:
