@@ -142,12 +142,18 @@ def part(acts: npt.NDArray[np.float32], first: int = 0) -> Part:
 
 def dimensionality(sae: SparseAutoencoder, i: int, live: npt.NDArray[np.bool_]) -> float | None:
     """D_i over live latents and itself; None without a direction."""
+    cos = cosines(sae, i)
+    return float(1 / (1 + np.nansum((cos**2)[live]))) if sae.W_dec[i].any() else None
+
+
+def cosines(sae: SparseAutoencoder, i: int) -> Floats:
+    """Of a decoder direction with all others; NaN with itself and where one is missing."""
     rows = sae.W_dec.numpy().astype(np.float64)
     norms = np.linalg.norm(rows, axis=1)
-    if not norms[i]:
-        return None
-    cos = rows @ rows[i] / np.where(norms, norms, 1) / norms[i]
-    return float(1 / (1 + (cos**2)[live & (np.arange(len(rows)) != i)].sum()))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cos = rows @ rows[i] / norms / norms[i]
+    cos[i] = np.nan
+    return cos
 
 
 def evenly(n: int, wanted: int) -> list[int]:

@@ -36,7 +36,11 @@ class Page:
     """One latent; None where a figure is undefined."""
 
     stats: dict[str, float | None]
+    decoder: dict[str, float | None]
     dimensionality: float | None
+    nearest: list[tuple[int, float]]
+    opposing: list[tuple[int, float]]
+    #: Latents and their cosines.
     sparks: list[int]
     strongest: list[int]
     bins: dict[int, int]
@@ -111,10 +115,14 @@ def places(shard: LatentShard, kind: int) -> list[list[Place]]:
 
 
 def _page(shard: LatentShard, i: int) -> Page:
-    histogram = shard.histograms[i]
+    histogram, others = shard.histograms[i], shard.neighbours[i]
+    decoder = {name: _defined(values[i]) for name, values in vars(shard.decoder).items()}
     return Page(
         stats={name: _defined(values[i]) for name, values in vars(shard.stats).items()},
-        dimensionality=_defined(shard.decoder.dimensionality[i]),
+        dimensionality=decoder.pop("dimensionality"),
+        decoder=decoder,
+        nearest=list(zip(others.nearest.tolist(), others.nearest_cos.tolist(), strict=True)),
+        opposing=list(zip(others.opposing.tolist(), others.opposing_cos.tolist(), strict=True)),
         sparks=shard.sparks[i].tolist(),
         strongest=list(shard.strongest[i]),
         bins={histogram.first_bin + j: n for j, n in enumerate(histogram.counts.tolist()) if n},
