@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from bench.peers.job import BATCH, Job, scaled
 from bench.peers.ours import Ours
 from bench.report import line
 from bench.site import site
+
+Total = tuple[str, float, str]  # whose, CPU seconds, dtype
 
 
 def main() -> None:
@@ -30,50 +33,50 @@ def main() -> None:
 
 def _compare(case: Case, inputs: Inputs, ours: Ours) -> None:
     """Both sides in every dtype, then ratios within each dtype."""
-    sae = inputs.sae(case.d_sae)
-    for dtype in DTYPES:
-        mine = ours.spent(sae, case.tokens, dtype)
-        line(f"ours_cpu_{case.size}_{dtype}", mine, "CPU s, a whole run, PostgreSQL and Redis included")
-        for name, theirs in _theirs(case, inputs, ours, dtype).items():
-            line(f"{name}_over_ours_{case.size}_{dtype}", theirs / mine, "ratio of CPU times")
+    mine = {dtype: ours.spent(inputs.sae(case.d_sae), case.tokens, dtype) for dtype in DTYPES}
+    for dtype, seconds in mine.items():
+        line(f"ours_cpu_{case.size}_{dtype}", seconds, "CPU s, a whole run, PostgreSQL and Redis included")
+    for name, seconds, dtype in _theirs(case, inputs, ours):
+        line(f"{name}_over_ours_{case.size}_{dtype}", seconds / mine[dtype], f"ratio of CPU times{case.aim}")
 
 
-def _theirs(case: Case, inputs: Inputs, ours: Ours, dtype: str) -> dict[str, float]:
-    """Totals of a peer by name, once its parts are printed."""
+def _theirs(case: Case, inputs: Inputs, ours: Ours) -> list[Total]:
+    """Totals of a peer, once its parts are printed."""
     tokens = inputs.tokens(ours.dataset(case.tokens))
     sae = inputs.sae(case.d_sae)
     with tempfile.TemporaryDirectory(dir=inputs.folder) as folder:
-        job = Job(inputs.lm, sae, tokens, inputs.reference(sae, tokens), Path(folder), dtype, BATCHES)
+        job = Job(inputs.lm, sae, tokens, inputs.reference(sae, tokens), Path(folder), DTYPES, BATCHES)
         result = environment.measure(case.peer, job)
     name = f"{case.peer}_{case.size}"
-    agreed = "over the largest activation, float32, where both fire"
-    line(f"{name}_max_difference", result["max_difference"], agreed)
+    unit = "millionths of the largest activation, in float32, where both fire"
+    line(f"{name}_max_difference", result["max_difference"] * 1e6, unit)
     line(f"{name}_fires_in_one_only", result["fires_in_one_only"], f"of {result['fires']} activations")
-    return REPORTS[case.peer](case, dtype, result)
+    return list(TOTALS[case.peer](case, result))
 
 
-def _saedashboard(case: Case, dtype: str, result: dict[str, Any]) -> dict[str, float]:
-    spent, batches = result["spent"], case.d_sae // BATCH
-    whole = scaled(spent, batches)
-    name = f"saedashboard_cpu_{case.size}_{dtype}"
-    line(f"{name}_measured", sum(spent), f"CPU s, {len(spent)} of {batches} batches of {BATCH} latents")
-    line(f"{name}_scaled", whole, f"CPU s, the first batch + {batches - 1} times the mean of the others")
-    return {"saedashboard": whole}
+def _saedashboard(case: Case, result: dict[str, Any]) -> Iterator[Total]:
+    batches = case.d_sae // BATCH
+    for dtype, spent in result["spent"].items():
+        whole = scaled(spent, batches)
+        name = f"saedashboard_cpu_{case.size}_{dtype}"
+        line(f"{name}_measured", sum(spent), f"CPU s, {len(spent)} of {batches} batches of {BATCH} latents")
+        line(f"{name}_scaled", whole, f"CPU s, the first batch + {batches - 1} times the mean of the others")
+        yield "saedashboard", whole, dtype
 
 
-def _delphi(case: Case, dtype: str, result: dict[str, Any]) -> dict[str, float]:
-    name = f"delphi_cpu_{case.size}_{dtype}"
-    line(f"{name}_cache", result["cache"], "CPU s")
-    line(f"{name}_constructor", result["constructor"], f"CPU s, {result['records']} latents that fire")
-    few = f"CPU s, {result['frequent']} latents that fire in 200 windows or more"
-    line(f"{name}_constructor_frequent", result["constructor_frequent"], few)
-    return {
-        "delphi": result["cache"] + result["constructor"],
-        "delphi_frequent": result["cache"] + result["constructor_frequent"],
-    }
+def _delphi(case: Case, result: dict[str, Any]) -> Iterator[Total]:
+    name = f"delphi_cpu_{case.size}"
+    for dtype, seconds in result["cache"].items():
+        line(f"{name}_{dtype}_cache", seconds, "CPU s")
+    for which, least in (("every", "a window"), ("frequent", "200 windows, its default")):
+        constructor = result[f"constructor_{which}"]
+        unit = f"CPU s, the {result[f'latents_{which}']} latents that fire in at least {least}"
+        line(f"{name}_constructor_{which}", constructor, unit)
+        for dtype, seconds in result["cache"].items():
+            yield f"delphi_{which}", seconds + constructor, dtype
 
 
-REPORTS = {"saedashboard": _saedashboard, "delphi": _delphi}
+TOTALS = {"saedashboard": _saedashboard, "delphi": _delphi}
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 NAMES = {"saedashboard": "SAEDashboard", "delphi": "delphi"}
 DEFAULT = "saedashboard:4096x65536 saedashboard:16384x65536 delphi:4096x1048576 delphi:65536x65536"
+AIMS = {"saedashboard:4096": 100, "saedashboard:16384": 500, "delphi:4096": 7, "delphi:65536": 20}
 DTYPES = os.environ.get("BENCH_DTYPES", "bfloat16 float32").split()
 BATCHES = int(os.environ.get("BENCH_BATCHES", 2))  # of 128 latents, measured of SAEDashboard; 0 for all
 
@@ -16,6 +17,12 @@ class Case:
     peer: str
     d_sae: int
     tokens: int
+
+    @property
+    def aim(self) -> str:
+        """The ratio that we work towards, where there is one."""
+        aim = AIMS.get(f"{self.peer}:{self.d_sae}")
+        return "" if aim is None else f"; the aim is {aim}"
 
     @property
     def size(self) -> str:

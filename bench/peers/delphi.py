@@ -45,7 +45,8 @@ class Normalised:
 
 class Peer:
     def __init__(self, job: Job, dtype: str) -> None:
-        self.job = job
+        self.job, self.folder = job, job.folder / dtype
+        self.tokenizer = AutoTokenizer.from_pretrained(job.lm)
         self.lm = AutoModel.from_pretrained(job.lm, dtype=getattr(torch, dtype))
         sae = Normalised(job.sae, self.lm.dtype)
         self.encode = {HOOK: partial(sae_dense_latents, sae=sae)}
@@ -65,10 +66,9 @@ class Peer:
         cache.save_config(folder, cfg, str(self.job.lm))
 
     def construct(self, folder: Path, at_least: int) -> int:
-        """Examples of every latent that fires in so many windows; how many latents those are."""
-        tokenizer = AutoTokenizer.from_pretrained(self.job.lm)
+        """Examples and samples of them, as `process_cache` of delphi's command asks for; of how many latents."""
         constructor = ConstructorConfig(min_examples=at_least)
-        dataset = LatentDataset(folder, SamplerConfig(), constructor, tokenizer, modules=[HOOK])
+        dataset = LatentDataset(folder, SamplerConfig(), constructor, self.tokenizer, modules=[HOOK])
         return sum(1 for _ in dataset)
 
 
@@ -78,22 +78,25 @@ def main() -> None:
         theirs = Peer(job, "float32").activations(torch.from_numpy(agreement.sample(job.tokens)))
         figures = agreement.difference(agreement.load(job.reference), theirs.numpy())
         tokens = torch.from_numpy(np.load(job.tokens).astype(np.int64))
-        job.done(figures | _measured(Peer(job, job.dtype), tokens, job.folder))
+        cached = {dtype: _cached(Peer(job, dtype), tokens) for dtype in job.dtypes}
+        figures |= _constructed(Peer(job, job.dtypes[0]), "every", 1)
+        figures |= _constructed(Peer(job, job.dtypes[0]), "frequent", ConstructorConfig().min_examples)
+        job.done(figures | {"cache": cached})
 
 
-def _measured(peer: Peer, tokens: Any, folder: Path) -> dict[str, float]:
-    """CPU seconds of each part, once a short cache has warmed up what is slow the first time."""
-    peer.cache(tokens[: peer.at_once], folder / "warm-up")
+def _cached(peer: Peer, tokens: Any) -> float:
+    """CPU seconds of the cache, once a short one has warmed up what is slow the first time."""
+    peer.cache(tokens[: peer.at_once], peer.folder / "warm-up")
     begun = cpu()
-    peer.cache(tokens, folder / "cache")
-    cached = cpu()
-    records = peer.construct(folder / "cache", 1)
-    all_done = cpu()
-    frequent = peer.construct(folder / "cache", ConstructorConfig().min_examples)
-    return {
-        "cache": cached - begun, "constructor": all_done - cached, "records": records,
-        "constructor_frequent": cpu() - all_done, "frequent": frequent,
-    }  # fmt: skip
+    peer.cache(tokens, peer.folder / "cache")
+    return cpu() - begun
+
+
+def _constructed(peer: Peer, name: str, at_least: int) -> dict[str, Any]:
+    """CPU seconds of examples for latents that fire in so many windows, and how many those are."""
+    begun = cpu()
+    latents = peer.construct(peer.folder / "cache", at_least)
+    return {f"constructor_{name}": cpu() - begun, f"latents_{name}": latents}
 
 
 if __name__ == "__main__":

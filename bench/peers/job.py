@@ -24,7 +24,7 @@ class Job:
     #: .npz of our activations on the first contexts, in float32.
     folder: Path
     #: Empty, for what the peer writes.
-    dtype: str
+    dtypes: list[str]
     batches: int
     #: Batches of latents to measure where a peer takes batches; 0 for all.
 

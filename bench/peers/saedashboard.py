@@ -36,7 +36,7 @@ from bench.peers.job import BATCH, Job, contexts_at_once, cpu
 
 class Peer:
     def __init__(self, job: Job, dtype: str) -> None:
-        self.job, self.dtype = job, dtype
+        self.job, self.dtype, self.folder = job, dtype, job.folder / dtype
         self.lm = _language_model(str(job.lm), getattr(torch, dtype))
         self.sae: Any = SAE.load_from_disk(job.sae, device="cpu", dtype=dtype)
         self.sae.fold_W_dec_norm = lambda: None  # the rows have length 1; for topk it refuses to see that
@@ -54,7 +54,7 @@ class Peer:
         latents = list(range(index * BATCH, (index + 1) * BATCH))
         data = SaeVisRunner(self._config(latents, cache)).run(self.sae, self.lm, tokens)
         written = NeuronpediaConverter.convert_to_np_json(self.lm, data, self._export(len(tokens)), self.strings)
-        (self.job.folder / f"batch-{index}.json").write_text(written)
+        (self.folder / f"batch-{index}.json").write_text(written)
 
     def _config(self, latents: list[int], cache: Path) -> SaeVisConfig:
         tokenizer: Any = self.lm.tokenizer
@@ -92,17 +92,16 @@ def main() -> None:
         theirs = Peer(job, "float32").activations(torch.from_numpy(agreement.sample(job.tokens)))
         figures = agreement.difference(agreement.load(job.reference), theirs.numpy())
         tokens = torch.from_numpy(np.load(job.tokens).astype(np.int64))
-        job.done(figures | {"spent": _spent(Peer(job, job.dtype), tokens)})
+        job.done(figures | {"spent": {dtype: _spent(Peer(job, dtype), tokens) for dtype in job.dtypes}})
 
 
 def _spent(peer: Peer, tokens: Any) -> list[float]:
     """CPU seconds of each batch of latents; the first also runs the language model and caches its residuals."""
-    folder = peer.job.folder
-    peer.batch(tokens[: peer.at_once], 0, folder / "warm-up")
+    peer.batch(tokens[: peer.at_once], 0, peer.folder / "warm-up")
     spent = []
     for index in range(peer.job.batches or peer.sae.cfg.d_sae // BATCH):
         begun = cpu()
-        peer.batch(tokens, index, folder / "cache")
+        peer.batch(tokens, index, peer.folder / "cache")
         spent.append(cpu() - begun)
     return spent
 

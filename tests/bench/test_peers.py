@@ -44,7 +44,7 @@ def test_a_difference_is_relative_to_the_largest_activation_and_a_swapped_latent
 
 def test_a_job_reads_back_as_it_was_written(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("lm", "sae", "tokens.npy", "reference.npz")]
-    job = Job(*paths, tmp_path, "bfloat16", 2)
+    job = Job(*paths, tmp_path, ["bfloat16"], 2)
     assert Job.read(str(job.write())) == job
     job.done({"cache": 1.5})
     assert job.result() == {"cache": 1.5}
