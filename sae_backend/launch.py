@@ -26,7 +26,8 @@ from sae_backend.embedded import AlreadyHeld, Servers, ServersError
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = [sys.executable, str(ROOT / "manage.py")]
 HEALTHY_SECONDS = 120.0
-RESTARTS = 3  # of one child, before the site gives up
+RESTARTS = 8  # of one child, before the site gives up: more than the workers that one shard ends before its run fails
+LASTING_SECONDS = 600.0  # a child that was up for so long may end as often again
 # Workers take no SIGQUIT: without forks it raises inside the task. One that is killed is done again.
 STOP = ((signal.SIGTERM, 4.0),)
 
@@ -47,6 +48,7 @@ class Child:
     command: list[str]
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
+    started: float = 0.0
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Launcher:
                 raise
 
     def start(self, child: Child) -> None:
+        child.started = time.monotonic()
         child.process = processes.spawn(
             child.command, self.logs / f"{child.name}.log", signal.SIGKILL, env=self.environment, cwd=ROOT
         )
@@ -103,6 +106,8 @@ class Launcher:
 
     def _revive(self, child: Child, code: int) -> None:
         log = self.logs / f"{child.name}.log"
+        if time.monotonic() - child.started > LASTING_SECONDS:
+            child.restarts = 0
         if child.restarts >= RESTARTS:
             raise LaunchError(f"{child.name} keeps ending (code {code}){ending(log)}")
         child.restarts += 1

@@ -110,6 +110,9 @@ def register_dataset(
     max_tokens: int | None = None,
 ) -> Dataset:
     """Tokenize documents into contexts and store them; a dataset of this name that is ready is returned as it is."""
+    if max_tokens is not None and max_tokens < 1:
+        message = f"a dataset cannot stop after {max_tokens:,} tokens; give a number above 0, or none for all text"
+        raise language_model.LanguageModelError(message)
     known = Dataset.objects.filter(name=name, lm=lm, ctx_len=ctx_len).first()
     if known is not None and known.ready:
         if known.source != source:

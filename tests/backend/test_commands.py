@@ -108,11 +108,10 @@ def test_text_becomes_contexts(kind: str, names: list[str], lm: LanguageModel, t
 
 def test_a_dataset_stops_at_the_tokens_asked_for_and_is_not_made_twice(lm: LanguageModel, tmp_path: Path) -> None:
     path = sources(tmp_path)["file"]
-    for _ in range(2):
-        assert said("add_dataset", "short", path, "--ctx-len", 16, "--max-tokens", 70, model="demo").startswith(
-            "short: 4 "
-        )
-    assert Dataset.objects.count() == 1
+    printed = [said("add_dataset", "short", path, "--ctx-len", 16, "--max-tokens", n, model="demo") for n in (70, 900)]
+    row = Dataset.objects.get()
+    again = f"made on {row.created_at:%Y-%m-%d} and not read again: other text needs another name"
+    assert printed == ["short: 4 contexts of 16 tokens\n", f"short: 4 contexts of 16 tokens; {again}\n"]
 
 
 def test_a_name_that_a_dataset_of_other_text_has_is_refused(lm: LanguageModel, tmp_path: Path) -> None:
@@ -129,6 +128,7 @@ def test_a_name_that_a_dataset_of_other_text_has_is_refused(lm: LanguageModel, t
         (["lines.jsonl"], "line 1 of .*lines.jsonl is not a JSON object with a field 'text'"),
         (["one.txt", "--ctx-len", "100000"], "demo reads contexts of 2 to [0-9,]+ tokens, not 100,000"),
         (["one.txt", "--ctx-len", "1"], "demo reads contexts of 2 to"),
+        (["one.txt", "--max-tokens", "-5"], "cannot stop after -5 tokens; give a number above 0"),
         (["short.txt"], "fewer than [0-9]+ tokens, not one context; use more text"),
         (
             ["one.txt", "--model", "gpt5"],

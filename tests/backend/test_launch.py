@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from sae_backend.launch import ROOT, Child, Launcher, LaunchError
+from sae_backend.launch import LASTING_SECONDS, RESTARTS, ROOT, Child, Launcher, LaunchError
 
 UP_SECONDS = 240.0  # 5 on an idle machine
 USERS = "from django.contrib.auth import get_user_model; print(*get_user_model().objects.all())"
@@ -197,6 +197,18 @@ def test_a_child_that_keeps_ending_is_given_up_with_its_log(tmp_path: Path) -> N
     with pytest.raises(LaunchError, match=r"weary keeps ending \(code 3\)(.|\n)*too tired"):
         while True:
             launcher.check()
+
+
+def test_a_child_that_ends_once_in_a_while_is_started_again_for_ever(tmp_path: Path) -> None:
+    launcher, child = Launcher(tmp_path), Child("weary", ["sh", "-c", "exit 3"])
+    launcher.logs.mkdir()
+    launcher.start(child)
+    child.restarts = RESTARTS
+    child.started -= LASTING_SECONDS + 1
+    assert wait_for(lambda: child.process is not None and child.process.poll() == 3, 60)
+    launcher.check()
+    assert child.restarts == 1
+    launcher.stop()
 
 
 def test_only_one_of_two_addresses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

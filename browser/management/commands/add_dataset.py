@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from sae_backend.models import LanguageModel
+from sae_backend.models import Dataset, LanguageModel
 from sae_backend.storage import StorageError
 
 
@@ -32,11 +32,13 @@ class Command(BaseCommand):
         ctx_len = options["ctx_len"] or min(256, lm.n_ctx)
         text = documents(options["path"].resolve(), options["field"], tuple(options["suffix"]))
         source = str(options["path"].resolve())
+        there = Dataset.objects.filter(name=options["name"], lm=lm, ctx_len=ctx_len, ready=True).exists()
         try:
             row = register_dataset(options["name"], source, lm, text, ctx_len, options["max_tokens"])
         except (LanguageModelError, StorageError, TextError) as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"{row.name}: {row.n_contexts:,} contexts of {row.ctx_len} tokens")
+        made = f"; made on {row.created_at:%Y-%m-%d} and not read again: other text needs another name" if there else ""
+        self.stdout.write(f"{row.name}: {row.n_contexts:,} contexts of {row.ctx_len} tokens{made}")
 
 
 def _language_model(name: str) -> LanguageModel:
