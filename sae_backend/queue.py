@@ -117,6 +117,9 @@ def _send_again(run: Run) -> bool:
 
 def recompute(lost: Sequence[RunShard]) -> None:
     """Have shards of contexts computed again whose files are lost, and all latents, which are made of them."""
+    lost = [shard for shard in lost if _is_as_found(shard)]  # of several workers that find it, one is first
+    if not lost:
+        return
     run_id, places = lost[0].run_id, ", ".join(f"{shard.lo:,} to {shard.hi:,}" for shard in lost)
     if any(shard.losses >= MAX_LOSSES for shard in lost):
         runs.fail(run_id, LOSES.format(n=MAX_LOSSES + 1, places=places))
@@ -125,6 +128,11 @@ def recompute(lost: Sequence[RunShard]) -> None:
         what = "are gone from the spool, or are not what was written; they are computed again"
         runs.log(run_id, f"activations of contexts {places} {what}", "warning")
         enqueue(run_id)
+
+
+def _is_as_found(shard: RunShard) -> bool:
+    done = RunShard.objects.filter(state=RunShard.State.DONE)
+    return done.filter(pk=shard.pk, attempts=shard.attempts).exists()
 
 
 # ---- work that nobody does ---------------------------------------------------------------------------
