@@ -70,7 +70,8 @@ def one_after_another(run_id: int, kind: str, index: int, worker: str) -> Iterat
 
 def _first_free(run_id: int, kind: str) -> int | None:
     wanted = RunShard.objects.filter(run=run_id, kind=kind, run__state__in=WANTED[RunShard.Kind(kind)])
-    return wanted.filter(state=RunShard.State.TODO).order_by("index").values_list("index", flat=True).first()
+    free = wanted.filter(state=RunShard.State.TODO).order_by("deaths", "index")  # what ends workers waits for the rest
+    return free.values_list("index", flat=True).first()
 
 
 def _begin(run_id: int, worker: str) -> None:
