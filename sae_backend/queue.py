@@ -13,7 +13,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
-from sae_backend import claims, runs, spool, tasks
+from sae_backend import claims, locks, runs, spool, tasks
 from sae_backend.celery import app
 from sae_backend.models import RESUMABLE, UNFINISHED, Run, RunShard, SaeImport
 
@@ -176,10 +176,17 @@ def sweep(silent_seconds: float) -> int:
     for run in _silent(silent_seconds):
         # compare and set: of several workers that sweep, one sends
         if Run.objects.filter(pk=run.pk, heartbeat_at=run.heartbeat_at).update(heartbeat_at=Now()):
+            _free_publication(run, silent_seconds)
             runs.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
             enqueue(run.pk)
             found += 1
     return len(taken) + found + _imports(silent_seconds)
+
+
+def _free_publication(run: Run, silent_seconds: float) -> None:
+    """Take a publication from a worker that hangs in it: one that lives gives signs."""
+    if run.state == Run.State.SEALED and silent_seconds >= settings.STALLED_SECONDS:
+        locks.end_holder("publish", run.pk)
 
 
 def _silent(seconds: float) -> QuerySet[Run]:

@@ -81,6 +81,23 @@ def test_a_worker_that_hangs_is_replaced_and_does_no_harm_when_it_wakes_up(
     assert synthetic.digest(run) == expected
 
 
+def test_a_worker_that_hangs_while_it_publishes_is_replaced(workers: Workers, sae: Sae, dataset: Dataset) -> None:
+    expected = undisturbed(sae, dataset)
+    run = new_run(sae, dataset)
+    hung = workers.start("hung")
+    with unindexed(run):
+        workers.wait_for(lambda: indexing(run))
+        hung.send_signal(signal.SIGSTOP)
+        workers.start("other")
+        workers.ready(2)
+    workers.wait_for(lambda: live(run))
+    hung.send_signal(signal.SIGCONT)
+    again = new_run(sae, dataset)
+    workers.wait_for(lambda: live(again))
+    assert synthetic.digest(run) == synthetic.digest(again) == expected
+    assert hung.poll() is None and logged(run, "published") == 1
+
+
 def hang(workers: Workers, run: Run, kind: str) -> RunShard:
     """Stop a worker inside a shard of this kind; which."""
     while True:
@@ -214,6 +231,7 @@ def test_a_long_shard_of_a_cancelled_run_is_left_at_its_next_report(
     assert queue.cancel(run.pk)
     workers.wait_for(lambda: not held(run))
     assert done(run) == 0 and run.pk not in spool.runs()
+    assert f"left contexts 0 to 960 of run {run.pk}" in workers.log()
 
 
 def test_a_shard_that_cannot_be_computed_fails_its_run_alone(workers: Workers, sae: Sae, dataset: Dataset) -> None:
