@@ -35,8 +35,11 @@ _SITES: dict[str, tuple[tuple[str, Side], ...]] = {
     "hook_mlp_out": (("blocks.{}.ln2_post", "out"), ("blocks.{}.mlp", "out"), ("blocks.{}.mlp.out", "out")),
     "attn.hook_z": (("blocks.{}.attn.o", "in"),),
     "mlp.hook_post": (("blocks.{}.mlp.out", "in"),),
+    "ln1.hook_normalized": (("blocks.{}.ln1", "in"),),  # read only, and normalised once more: see _normalised
+    "ln2.hook_normalized": (("blocks.{}.ln2", "in"),),
 }
 _Site = tuple[nn.Module, Side]
+_NORMALISED = "hook_normalized"
 _Form = Callable[[Any], Any]
 _FORMS: tuple[_Form, ...] = (lambda hidden: hidden, lambda hidden: (hidden,))  # blocks return a tensor, or a tuple
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -119,15 +122,18 @@ class LM:
     def capture(self, tokens: Tensor, hook_name: str) -> Tensor:
         """Hidden state [batch pos d_in] at the hook point, heads flattened; the forward stops there."""
         site = self._site(hook_name)
-        return self._bridge_capture(tokens, hook_name) if site is None else self._plain_capture(tokens, site)
+        return self._bridge_capture(tokens, hook_name) if site is None else self._read(tokens, hook_name, site)
+
+    def _read(self, tokens: Tensor, hook_name: str, site: _Site) -> Tensor:
+        hidden = self._plain_capture(tokens, site)
+        return _normalised(site[0], hidden) if hook_name.endswith(_NORMALISED) else hidden
 
     def _site(self, hook_name: str) -> _Site | None:
         """The module of the plain forward that was seen to give the bridge's tensor at this hook point."""
         with self._lock:
             if hook_name not in self._proved:
-                tokens = self._probe()
-                expected = self._bridge_capture(tokens, hook_name)
-                fits = (site for site in self._sites(hook_name) if self._gives(site, tokens, expected))
+                expected = self._bridge_capture(self._probe(), hook_name)
+                fits = (site for site in self._sites(hook_name) if self._gives(site, hook_name, expected))
                 self._proved[hook_name] = next(fits, None)
         return self._proved[hook_name]
 
@@ -142,11 +148,11 @@ class LM:
                 continue  # this architecture has no such component
             yield module, side
 
-    def _gives(self, site: _Site, tokens: Tensor, expected: Tensor) -> bool:
+    def _gives(self, site: _Site, hook_name: str, expected: Tensor) -> bool:
         try:
-            return _alike(self._plain_capture(tokens, site), expected)
-        except (LanguageModelError, RuntimeError):
-            return False  # never called, or of another size
+            return _alike(self._read(self._probe(), hook_name, site), expected, self.dtype)
+        except (AttributeError, LanguageModelError, RuntimeError):
+            return False  # a norm of another kind, never called, or of another size
 
     def _probe(self) -> Tensor:
         """A few tokens [1 pos] on which two ways to compute the same are compared."""
@@ -177,7 +183,8 @@ class LM:
     @torch.no_grad()
     def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits [batch pos d_vocab] with what capture gives at the hook point passed through `replace`."""
-        site, middle = self._site(hook_name), hook_name.endswith("hook_resid_mid")
+        site = None if hook_name.endswith(_NORMALISED) else self._site(hook_name)
+        middle = hook_name.endswith("hook_resid_mid")
         if site is None and middle:
             raise LanguageModelError(f"{hook_name!r} of this language model can be read, but not replaced")
 
@@ -240,7 +247,7 @@ class LM:
             resumed = self._from_block(tokens, hook_name, self._plain_capture(tokens, site), form)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False
-        return _alike(resumed, self.logits(tokens))
+        return _alike(resumed, self.logits(tokens), self.dtype)
 
     def _from_block(self, tokens: Tensor, hook_name: str, hidden: Tensor, form: _Form) -> Tensor:
         """Blocks up to the hook point hand on what they are given; the last of them, `hidden`."""
@@ -286,12 +293,21 @@ class LM:
         return self.bos_id if token is None else int(token)
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Equal up to the rounding of their dtype, each token [.. d] by its own norm: the first's is often far larger."""
+def _alike(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    """Equal up to the rounding of a dtype, each token [.. d] by its own norm: the first's is often far larger."""
     if a.shape != b.shape:
         return False
     error = (a - b).float().norm(dim=-1) / b.float().norm(dim=-1).clamp_min(1e-6)
-    return bool(error.max() < (1e-3 if b.dtype == torch.float32 else 0.05))
+    return bool(error.max() < (1e-3 if dtype == torch.float32 else 0.05))
+
+
+def _normalised(norm: nn.Module, hidden: Tensor) -> Tensor:
+    """What TransformerLens calls normalised: before the norm's gain and bias, in float32."""
+    hidden, width = hidden.float(), hidden.shape[-1:]
+    if isinstance(norm, nn.LayerNorm):
+        return torch.nn.functional.layer_norm(hidden, width, eps=norm.eps)
+    eps: Any = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    return torch.nn.functional.rms_norm(hidden, width, eps=eps)
 
 
 @torch.no_grad()
