@@ -22,6 +22,7 @@ N_NEIGHBOURS = 10
 _ROWS, _COLUMNS = 512, 2048  # of one block of cosines on a CPU: 2 MB in bfloat16
 _ON_DEVICE = 2**28  # cosines held at once on an accelerator
 _CANDIDATES = 256  # kept of each latent and side before the weaker are dropped
+_FEWEST = 64  # rows of a matmul: with fewer, libraries sum in another order and a latent's bits depend on its shard
 _PRODUCTS = 8192  # directions whose outer products are summed in one matmul
 _SHIFT = {torch.bfloat16: 16, torch.float32: 0}  # bits short of a float32's
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -105,7 +106,8 @@ class Directions:
     def dimensionality(self, lo: int, hi: int, live: Tensor, products: Tensor) -> npt.NDArray[np.float64]:
         """D_i of latents lo ≤ i < hi, over live latents and each itself; NaN without a direction."""
         rows = self.unit[lo:hi].double()
-        squares = ((rows @ products) * rows).sum(1) + (~live[lo:hi]).double()
+        few = rows.new_zeros(max(0, _FEWEST - len(rows)), rows.shape[1])
+        squares = ((torch.cat([rows, few]) @ products)[: hi - lo] * rows).sum(1) + (~live[lo:hi]).double()
         return torch.where(self.directed[lo:hi], 1.0 / squares, torch.nan).cpu().numpy()
 
 

@@ -18,7 +18,7 @@ from tests.e2e.crew import CONTEXTS, LATENTS, Workers, done, failed, held, live,
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NAMES = ("one", "two", "three")
-MANY = {"shard_contexts": 1, "shard_latents": 16}  # 48 and 64 shards: more than three workers do while one starts
+MANY = {"shard_contexts": 2, "shard_latents": 2}  # 240 and 512 shards: more than two workers do while ten are killed
 
 
 class Killer:
@@ -44,11 +44,12 @@ class Killer:
 
 
 def test_workers_killed_twenty_times_at_random_moments_give_what_undisturbed_ones_give(
-    workers: Workers, sae: Sae, dataset: Dataset
+    workers: Workers, lm: LanguageModel, sae: Sae
 ) -> None:
-    expected = undisturbed(sae, dataset)
+    long = demo.a_dataset(lm, 480, "long")
+    expected = undisturbed(sae, long)
     workers.environment["STALLED_SECONDS"] = "10"
-    run = new_run(sae, dataset, **MANY)
+    run = new_run(sae, long, **MANY)
     killer = Killer(workers, run, crew.chance())
     for name in NAMES:
         workers.start(name)
@@ -105,7 +106,7 @@ def hang(workers: Workers, run: Run, kind: str) -> RunShard:
         for shard in held(run):
             process = workers.running[shard.worker.partition("@")[0]]
             process.send_signal(signal.SIGSTOP)
-            if shard.kind == kind and held(run, shard.worker) == [shard]:
+            if shard.kind == kind and shard in held(run, shard.worker):
                 return shard
             process.send_signal(signal.SIGCONT)  # it was done a moment before
 
