@@ -79,16 +79,18 @@ def run(
     cut = cut or Cut()
     cfg = RunConfig(**{**asdict(cfg), "batch_contexts": cut.batch})
     context_pass = ContextPass(sae, lm, cfg, special)
-    starts = list(range(0, len(tokens), cut.contexts))
+    firsts = range(0, len(tokens), cut.contexts)
     paths = []
-    for number in cut.order or range(len(starts)):
-        lo = starts[number % len(starts)]
+    for number in cut.order or range(len(firsts)):
+        lo = firsts[number % len(firsts)]
         paths.append(folder / f"{lo}.safetensors")
         context_pass.shard(tokens[lo : lo + cut.contexts], lo, len(tokens), lambda done: None).save(paths[-1])
     paths = list(dict.fromkeys(paths))
     latent_pass = LatentPass(paths, Decoder(sae, lm.unembedding()), cfg)
     d_sae = sae.cfg.d_sae
-    shards = [latent_pass.shard(lo, min(lo + cut.latents, d_sae)) for lo in range(0, d_sae, cut.latents)]
+    starts = range(0, d_sae, cut.latents)
+    shards = [piece for lo in starts for piece in latent_pass.pieces(lo, min(lo + cut.latents, d_sae))]
+    assert [i for shard in shards for i in range(shard.lo, shard.hi)] == list(range(d_sae))
     stored = [StoredShard(p) for p in paths]
     figures = fidelity.figures(fidelity.merged([s.sums for s in stored]))
     return Outcome([page for shard in shards for page in pages(shard)], figures, dense(stored, tokens.shape, d_sae))

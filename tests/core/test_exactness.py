@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from sae_backend.core import run as core_run
 from sae_backend.core.config import RunConfig
 from sae_backend.core.fidelity import rotation
 from sae_backend.core.language_model import LM
@@ -111,6 +112,13 @@ def rounded_cases(draw: st.DrawFn, kind: dict[str, Any]) -> Case:
 @pytest.fixture(scope="module")
 def lms(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LM]:
     return lru_cache(lambda *which: table_lm(tmp_path_factory.mktemp("lm"), *which))
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a shard of latents as unlike as those of a large one."""
+    monkeypatch.setattr(core_run, "PIECE_LATENTS", (2, 5))
+    monkeypatch.setattr(core_run, "PIECE_FIRINGS", 40)
 
 
 def computed(case: Case, lm: LM, cut: Cut | None = None, **changes: Any) -> Outcome:
