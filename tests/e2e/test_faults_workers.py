@@ -31,7 +31,9 @@ class Killer:
         """Kill so often while shards of a kind are done."""
         for _ in range(times):
             further = done(self.run) + self.moments.randrange(3)
-            self.workers.wait_for(lambda further=further: live(self.run) or (done(self.run) >= further and held(self.run)))
+            self.workers.wait_for(
+                lambda further=further: live(self.run) or (done(self.run) >= further and held(self.run))
+            )
             at_work = [shard.worker.partition("@")[0] for shard in held(self.run) if shard.kind == kind]
             name = self.moments.choice([name for name in at_work if name in self.workers.running] or NAMES)
             self.kill_one(name)
