@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
 
 STATUS_NAMES = ("dead", "rare", "alive", "dense")
@@ -63,9 +64,11 @@ class Sae(models.Model):
     d_out = models.IntegerField()
     d_sae = models.IntegerField()
     k = models.IntegerField(null=True)
-    metadata = models.JSONField(default=dict)
+    metadata = models.JSONField(default=dict)  # what the checkpoint says of itself
+    about = models.JSONField(default=dict)  # what people say of it: abouts.FIELDS
     path = models.CharField(max_length=1000)  # of the checkpoint among the files that workers share
     current_run = models.ForeignKey("Run", models.SET_NULL, null=True, related_name="+")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="saes")
     created_at = models.DateTimeField(auto_now_add=True)
 
     @property
@@ -75,6 +78,30 @@ class Sae(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class FormerSlug(models.Model):
+    """A name that an SAE had: its address leads to the SAE for ever, and no other SAE takes it."""
+
+    slug = models.SlugField(max_length=200, unique=True)
+    sae = models.ForeignKey(Sae, models.CASCADE, related_name="former_slugs")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+
+class DeletedSae(models.Model):
+    """What is left of an SAE that was deleted: enough to say so at its addresses, and to clean up after it."""
+
+    sha256 = models.CharField(max_length=64, db_index=True)  # may be uploaded, and deleted, again
+    name = models.CharField(max_length=200)
+    slugs = models.JSONField(default=list)
+    runs = models.JSONField(default=list)  # ids, which the addresses of jobs have
+    last_number = models.IntegerField(default=0)  # of its runs: pinned addresses never come to mean another run
+    deleted_at = models.DateTimeField(auto_now_add=True)
+    cleaned_at = models.DateTimeField(null=True)  # its files, tables and activations are gone
+
+    @property
+    def public_id(self) -> str:
+        return self.sha256[:12]
 
 
 class Run(models.Model):
@@ -101,6 +128,7 @@ class Run(models.Model):
     tokens_done = models.BigIntegerField(default=0)
     summary = models.JSONField(default=dict)  # figures of the SAE and run: store.SUMMARY says which
     pinned = models.BooleanField(default=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="runs")  # who asked
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
     computed_at = models.DateTimeField(null=True)  # the last shard of contexts was done
