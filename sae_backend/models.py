@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from django.conf import settings
 from django.db import models
 
@@ -183,25 +185,57 @@ class RunShard(models.Model):
 
 
 class SaeImport(models.Model):
-    """A checkpoint on its way in: from a path to an SAE with a run, or to a message that helps."""
+    """A checkpoint on its way in: from files, a path or a hub id to an SAE with a run, or to a message that helps."""
 
     class State(models.TextChoices):
-        QUEUED = "queued"
+        RECEIVING = "receiving"  # files arrive
+        CHECKING = "checking"  # a worker reads them, or will
+        WAITING = "waiting"  # checked; the person decides
+        QUEUED = "queued"  # to be imported
         RUNNING = "running"
         DONE = "done"
         FAILED = "failed"
+        CANCELLED = "cancelled"
 
+    key = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)  # of its address
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="imports")
     name = models.CharField(max_length=200)
-    source = models.CharField(max_length=1000)  # a file or folder of who asked for it: see intake.py
-    lm = models.ForeignKey(LanguageModel, models.PROTECT)
+    source = models.CharField(max_length=1000, blank=True)  # a file or folder of who asked, or a hub id; "": uploads
+    from_hub = models.BooleanField(default=False)
+    part = models.CharField(max_length=400, blank=True)  # which folder of several among the files
+    lm = models.ForeignKey(LanguageModel, models.PROTECT, null=True)
     dataset = models.ForeignKey(Dataset, models.PROTECT, null=True)  # compute a run on it once imported
-    options = models.JSONField(default=dict)  # overrides of what the file says: hook_name, k …
-    state = models.CharField(max_length=8, choices=State.choices, default=State.QUEUED)
+    max_tokens = models.BigIntegerField(null=True)  # of the dataset; null is all
+    options = models.JSONField(default=dict)  # corrections of what the files say: core.detected.OPTIONS
+    go_on = models.BooleanField(default=False)  # import once a check finds nothing wrong, without asking
+    report = models.JSONField(default=dict)  # what the check found: see checking.py
+    state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
     error = models.TextField(blank=True)
+    attempts = models.IntegerField(default=0)  # times that a worker took up its check or import; the latest counts
+    heartbeat_at = models.DateTimeField(null=True)  # of that worker, or when it was last sent
+    touched_at = models.DateTimeField(auto_now_add=True)  # by a person; files that nobody comes back for are deleted
     sae = models.ForeignKey(Sae, models.CASCADE, null=True, related_name="imports")
     run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="imports")
     created_at = models.DateTimeField(auto_now_add=True)
     done_at = models.DateTimeField(null=True)
+
+
+class UploadFile(models.Model):
+    """One file of an import, kept under its key; `name` is only how people and the loader know it."""
+
+    key = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)  # of its tus address
+    of = models.ForeignKey(SaeImport, models.CASCADE, related_name="files")
+    name = models.CharField(max_length=400)  # relative, cleaned of all that a path could do
+    size = models.BigIntegerField()  # as declared
+    received = models.BigIntegerField(default=0)
+    complete = models.BooleanField(default=False)  # and where workers find it
+    kept = models.BooleanField(default=True)  # its bytes are still stored, here or as the SAE's checkpoint
+    sha256 = models.CharField(max_length=64, blank=True)  # of what arrived, once a worker has read it
+    expected_sha256 = models.CharField(max_length=64, blank=True)  # as who sent it says
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["of", "name"], name="upload_name")]
 
 
 class LogLine(models.Model):
