@@ -14,7 +14,6 @@ from typing import Any
 
 from django.db import connections, transaction
 from django.utils import timezone
-from django.utils.text import slugify
 from safetensors import SafetensorError
 
 from sae_backend import (
@@ -26,6 +25,7 @@ from sae_backend import (
     locks,
     queue,
     runs,
+    slugs,
     spool,
     storage,
     store,
@@ -154,8 +154,8 @@ def _mended() -> Iterator[None]:
 def publish(run_id: int) -> None:
     """Seal and publish a loaded run, then empty its spool."""
     with locks.alone("publish", run_id) as mine:
-        run = Run.objects.select_related("sae", "dataset").get(pk=run_id)
-        if not mine or run.state != Run.State.SEALED:
+        run = Run.objects.select_related("sae", "dataset").filter(pk=run_id).first()
+        if run is None or not mine or run.state != Run.State.SEALED:
             return
         with _mended(), _explained(run_id), Pulse(lambda _: claims.touch(run_id)):
             store.seal(run_id)
@@ -287,7 +287,7 @@ def _imported(row: SaeImport, source: Path) -> Sae:
             return _same_lm(known, row.lm)
         path = _keep(source, digest)
         return Sae.objects.create(
-            sha256=digest, name=row.name, slug=_free_slug(row.name), lm=row.lm, hook_name=hook_name,
+            sha256=digest, name=row.name, slug=slugs.free(row.name, digest), lm=row.lm, hook_name=hook_name,
             hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture,
             format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae,
             k=loaded.cfg.k,
@@ -323,12 +323,3 @@ def _keep(source: Path, digest: str) -> str:
     folder = f"checkpoints/{digest}"
     storage.current().keep(folder, checkpoints.list_files(source))
     return f"{folder}/{source.name}" if source.is_file() else folder
-
-
-def _free_slug(name: str) -> str:
-    base = slugify(name)[:190] or "sae"
-    slug, n = base, 1
-    while Sae.objects.filter(slug=slug).exists():
-        n += 1
-        slug = f"{base}-{n}"
-    return slug

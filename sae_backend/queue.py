@@ -82,6 +82,11 @@ def continue_after_latents(run_id: int) -> None:
         enqueue(run_id)
 
 
+def clean() -> None:
+    """Have a worker remove what was dropped or deleted, once the current transaction is committed."""
+    transaction.on_commit(lambda: _sent(tasks.clean))
+
+
 # ---- what people ask for, and what was lost ----------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from sae_backend import store
 from sae_backend.core.config import MOST_FILES, SHARD_LATENTS, SHARD_TOKENS, RunConfig
-from sae_backend.models import UNFINISHED, Dataset, LogLine, Run, RunShard, Sae
+from sae_backend.models import UNFINISHED, Dataset, DeletedSae, LogLine, Run, RunShard, Sae
 
 
 def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
@@ -21,7 +21,7 @@ def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
     cfg = RunConfig(**{k: v for k, v in config.items() if k in RunConfig.__dataclass_fields__})
     with transaction.atomic():
         Sae.objects.select_for_update().get(pk=sae.pk)
-        number = 1 + max(sae.runs.values_list("number", flat=True), default=0)
+        number = 1 + max([*sae.runs.values_list("number", flat=True), *earlier_numbers(sae)], default=0)
         run = Run.objects.create(
             sae=sae, number=number, dataset=dataset, config=config, tokens_total=dataset.n_tokens
         )
@@ -32,6 +32,11 @@ def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
         shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents or SHARD_LATENTS)
         RunShard.objects.bulk_create(shards)
     return run
+
+
+def earlier_numbers(sae: Sae) -> list[int]:
+    """The last run's numbers of the same weights that were here and deleted: pinned addresses had them."""
+    return list(DeletedSae.objects.filter(sha256=sae.sha256).values_list("last_number", flat=True))
 
 
 def _shards(run: Run, kind: str, n: int, size: int) -> Iterator[RunShard]:
@@ -50,7 +55,9 @@ def advance(run_id: int, kind: str, to: str) -> bool:
     before = Run.State.COMPUTING if contexts else Run.State.LOADING
     stamp = {"computed_at" if contexts else "loaded_at": timezone.now()}
     with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run_id)
+        run = Run.objects.select_for_update().filter(pk=run_id).first()
+        if run is None:  # deleted with its SAE
+            return False
         left = run.shards.filter(kind=kind).exclude(state=RunShard.State.DONE).exists()
         if run.state != before or left:
             return False

@@ -240,8 +240,13 @@ def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
 def drop_leftovers() -> None:
     """Drop the tables of runs that nobody reads any more; needs autocommit."""
     for run_id in _with_tables(Run.objects.filter(state=Run.State.DROPPED)):
-        for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
-            _detach_and_drop(parent, table)
+        drop_whatever(run_id)
+
+
+def drop_whatever(run_id: int) -> None:
+    """Drop the tables of a run, published or not; needs autocommit."""
+    for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
+        _detach_and_drop(parent, table)
 
 
 def drop_stopped(days: float) -> list[int]:

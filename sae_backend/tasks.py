@@ -37,6 +37,13 @@ def load_latents(run_id: int, index: int) -> None:
 
 
 @app.task(**AGAIN)
+def clean() -> None:
+    from sae_backend import cleaning
+
+    cleaning.clean()
+
+
+@app.task(**AGAIN)
 def publish_run(run_id: int) -> None:
     from sae_backend import jobs
 
