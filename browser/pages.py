@@ -44,7 +44,8 @@ def version() -> str:
 
 def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: int = 0) -> HttpResponse:
     """Build a page that a live run (and `more`) decides, or answer 304 to whoever has it already."""
-    names = hashlib.sha256(f"{run.sae.name}/{run.sae.slug}/{run.state}/{run.pinned}".encode()).hexdigest()[:8]
+    who = request.user.get_username()  # whom the head of the page names
+    names = hashlib.sha256(f"{run.sae.name}/{run.sae.slug}/{run.state}/{run.pinned}/{who}".encode()).hexdigest()[:8]
     etag = quote_etag(f"{run.pk}-{version()}-{names}-{more}")
     response = None if settings.DEBUG else get_conditional_response(request, etag=etag)
     response = response or build()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import path, re_path, register_converter
+from django.views.generic import RedirectView
 
 from browser.converters import SaeConverter
-from browser.views import latents, runs, saes, site
+from browser.views import accounts, latents, runs, saes, site
 
 register_converter(SaeConverter, "sae")
 
@@ -40,7 +41,15 @@ urlpatterns = [
     path("jobs/<int:pk>/cancel.json", runs.run_steer_json, {"action": "cancel"}, name="run_cancel_json"),
     path("jobs/<int:pk>/resume", runs.run_steer, {"action": "resume"}, name="run_resume"),
     path("jobs/<int:pk>/resume.json", runs.run_steer_json, {"action": "resume"}, name="run_resume_json"),
+    path("login", accounts.login, name="login"),
+    path("logout", accounts.logout, name="logout"),
+    path("register", accounts.register, name="register"),
+    path("account", accounts.account, name="account"),
+    path("account/tokens", accounts.token_create, name="token_create"),
+    path("account/tokens/<int:pk>/revoke", accounts.token_revoke, name="token_revoke"),
+    path("account/password", accounts.password_change, name="password_change"),
     path("go", site.jump, name="jump"),
     path("healthz", site.healthz, name="healthz"),
+    path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),
     path("admin/", admin.site.urls),
 ]

@@ -6,6 +6,7 @@ With DATABASE_URL and REDIS_URL in the environment those servers are used, other
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import signal
 import socket
@@ -57,7 +58,7 @@ class Launcher:
 
     var: Path
     servers: Servers | None = None
-    environment: dict[str, str] = field(default_factory=lambda: {"OPEN_TO_ALL": "1", **os.environ})
+    environment: dict[str, str] = field(default_factory=lambda: {**openness(), **os.environ})
     children: list[Child] = field(default_factory=list)
 
     @property
@@ -168,6 +169,24 @@ def worker(queue: str, name: str) -> Child:
     alone = ["--without-gossip", "--without-mingle"]  # asking other workers takes a second
     command = [sys.executable, "-m", "celery", "-A", "sae_backend", "worker", *options.split(), *alone]
     return Child(name, command)
+
+
+def openness() -> dict[str, str]:
+    """Who may change things: everybody where only this machine reaches the site, else who is logged in.
+
+    A page of another site could have its own name lead to this machine's address: only this machine's names are served.
+    """
+    if not loopback(os.environ.get("HOST") or "127.0.0.1"):
+        return {"OPEN_TO_ALL": "0"}
+    return {"OPEN_TO_ALL": "1", "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1]"}
+
+
+def loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def healthy(url: str) -> bool:

@@ -31,6 +31,7 @@ STALLED_SECONDS = env.float("STALLED_SECONDS", default=60.0)  # a claim without 
 DROP_RETIRED_AFTER_DAYS = env.float("DROP_RETIRED_AFTER_DAYS", default=0.0)  # 0 keeps them for ever
 # Whether people who are not logged in may change things; the launcher of one machine sets it.
 OPEN_TO_ALL = env.bool("OPEN_TO_ALL", default=False)
+OPEN_REGISTRATION = env.bool("OPEN_REGISTRATION", default=False)  # whoever reaches the site may make an account
 # What a failed or cancelled run has computed is kept so long, and resuming it costs only the rest.
 RESUMABLE_DAYS = env.float("RESUMABLE_DAYS", default=7.0)
 LIST_TIMEOUT_MS = env.int("LIST_TIMEOUT_MS", default=5000)
@@ -73,6 +74,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "browser.middleware.ApiTokens",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "browser.middleware.ContentSecurityPolicy",
@@ -104,6 +106,14 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
+LOGIN_URL = "login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+# A session given away in plain HTTP is anybody's: where the site says that it is reached by HTTPS, cookies go so alone.
+SESSION_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(url.startswith("https:") for url in CSRF_TRUSTED_ORIGINS)
+CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]

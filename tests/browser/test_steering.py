@@ -126,10 +126,19 @@ def test_a_job_that_is_not_there_is_not_found(member: Client, db: None) -> None:
         assert member.post(f"/jobs/99/{address}").status_code == 404
 
 
-def test_the_launcher_of_one_machine_opens_its_site_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("host", "open_to_all"),
+    [(None, "1"), ("", "1"), ("127.0.0.1", "1"), ("localhost", "1"), ("::1", "1"), ("0.0.0.0", "0"), ("::", "0"),
+     ("10.0.0.7", "0"), ("lab.example.org", "0")],
+)  # fmt: skip
+def test_the_launcher_opens_a_site_that_only_its_machine_reaches_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str | None, open_to_all: str
 ) -> None:
-    monkeypatch.delenv("OPEN_TO_ALL", raising=False)
-    assert Launcher(tmp_path).environment["OPEN_TO_ALL"] == "1"
-    monkeypatch.setenv("OPEN_TO_ALL", "0")
-    assert Launcher(tmp_path).environment["OPEN_TO_ALL"] == "0"
+    for name, value in {"HOST": host, "OPEN_TO_ALL": None, "ALLOWED_HOSTS": None}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    environment = Launcher(tmp_path).environment
+    assert environment["OPEN_TO_ALL"] == open_to_all
+    assert ("ALLOWED_HOSTS" in environment) is (open_to_all == "1")
+    for told in "01":
+        monkeypatch.setenv("OPEN_TO_ALL", told)
+        assert Launcher(tmp_path).environment["OPEN_TO_ALL"] == told
