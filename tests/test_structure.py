@@ -17,7 +17,10 @@ CORE = sorted((ROOT / "sae_backend/core").rglob("*.py"))
 BACKEND = sorted((ROOT / "sae_backend").rglob("*.py"))
 HEAVY = {"torch", "transformers", "transformer_lens", "numba", "safetensors", "tokenizers"}
 SERVICES = {"django", "celery", "psycopg", "redis", "kombu", "environ"}
-TORCH_FREE = ["sae_backend.core.config", "sae_backend.core.results", "sae_backend.core.text", "sae_backend.packing"]
+TORCH_FREE = [
+    "sae_backend.core.config", "sae_backend.core.detected", "sae_backend.core.results", "sae_backend.core.text",
+    "sae_backend.packing",
+]  # fmt: skip
 
 
 def name_of(path: Path) -> str:

@@ -111,7 +111,7 @@ def openai_state(**changes: Any) -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"activation": "Identity"}, "activation is 'Identity'; known are ReLU, TopK"),
-        ({"activation_state_dict": {"k": 2, "postact_fn": "Identity"}}, "activations may be negative"),
+        ({"activation_state_dict": {"k": 2, "postact_fn": "Tanh"}}, "postact_fn is 'Tanh'; known are ReLU"),
         ({"activation_state_dict": {}}, "says TopK but not k"),
         ({"activation_state_dict": {"k": -5, "postact_fn": "ReLU"}}, "k is -5"),
         ({"activation_state_dict": {"k": 7, "postact_fn": "ReLU"}}, "from 1 to d_sae, 6"),
@@ -149,6 +149,7 @@ def test_a_choice_of_checkpoints_and_a_missing_path_are_said(tmp_path: Path) -> 
 
 
 def test_a_configuration_nested_without_end_is_refused(tmp_path: Path) -> None:
+    shutil.copy(BAD / "good_control/sae_weights.safetensors", tmp_path)
     (tmp_path / "cfg.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
     with pytest.raises(CheckpointError, match="nested too deeply"):
         load(tmp_path)

@@ -1,50 +1,75 @@
-"""Checkpoints of other libraries: one module per format, each with recognises(files) and convert(files)."""
+"""Checkpoints of other libraries: one module per format, each with recognises(source) and draft(source)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from ..detected import FORMATS, OPTIONS, Check, Detected, Option, Question
 from ..sae import SparseAutoencoder
 from . import openai, saelens
+from .assembling import Draft, assemble, describe, settle
 from .errors import CheckpointError
-from .reading import MAX_BYTES, Files, Overrides, list_files
+from .files import MAX_BYTES, Files, Source, list_files
+from .overrides import overrides
+from .settings import listed
 
-__all__ = ["FORMATS", "CheckpointError", "list_files", "load"]
+__all__ = [
+    "FORMATS", "OPTIONS", "Check", "CheckpointError", "Detected", "Option", "Question", "detect", "list_files", "load",
+]  # fmt: skip
 
-FORMATS: list[ModuleType] = [openai, saelens]
-"""Asked in this order; the first that recognises the files converts them."""
+READERS: dict[str, ModuleType] = {"openai": openai, "saelens": saelens}
+"""Asked in this order; the first that recognises a file of weights reads it."""
 
 
-def load(
-    path: str | Path,
-    *,
-    hook_name: str | None = None,
-    hook_name_out: str | None = None,
-    model_name: str | None = None,
-    k: int | None = None,
-    input_norm: str | None = None,
-    input_scale: float | None = None,
-    max_bytes: int = MAX_BYTES,
-) -> SparseAutoencoder:
+def load(path: str | Path, *, max_bytes: int = MAX_BYTES, **options: Any) -> SparseAutoencoder:
     """Return the SAE in a file or folder; CheckpointError says in a sentence why not and what to do.
 
-    What is given here wins over what the files say. max_bytes bounds the weights in float32.
+    What is given here wins over what the files say: OPTIONS lists it. max_bytes bounds the weights in float32.
     """
-    overrides = Overrides(hook_name, hook_name_out, model_name, k, input_norm, input_scale)
+    return assemble(*_settled(path, options, max_bytes))
+
+
+def detect(path: str | Path, *, max_bytes: int = MAX_BYTES, **options: Any) -> Detected:
+    """Return what the keys, shapes and settings of a file or folder say, and what they leave open.
+
+    Costs the reading of headers and settings, except of compressed NumPy archives.
+    """
+    return describe(*_settled(path, options, max_bytes))
+
+
+def _settled(path: str | Path, options: dict[str, Any], max_bytes: int) -> tuple[Draft, Source]:
     try:
-        return _convert(Files(Path(path), overrides, max_bytes))
+        source, reader = _choose(Files(Path(path), overrides(options), max_bytes))
+        draft = reader.draft(source)
+        settle(draft, source)
     except OSError as error:
         raise CheckpointError(
             f"The files cannot be read ({error.strerror}); check the path and its permissions."
         ) from None
+    return draft, source
 
 
-def _convert(files: Files) -> SparseAutoencoder:
-    for known in FORMATS:
-        if known.recognises(files):
-            return known.convert(files)
-    names = ", ".join(known.NAME for known in FORMATS)
-    raise CheckpointError(
-        f"No known format. {files.describe()} Known are {names}; SAELens weights need their cfg.json."
-    )
+def _choose(files: Files) -> tuple[Source, ModuleType]:
+    """Return the file of weights to read and its format: the one nearest to the top, where that is one."""
+    found = [(source, reader) for source in files.sources() if (reader := _reader(source)) is not None]
+    if not found:
+        titles = ", ".join(FORMATS.values())
+        raise CheckpointError(
+            f"No known format. {files.describe()} Known are {titles}; SAELens weights need their cfg.json."
+        )
+    depth = found[0][0].name.count("/")
+    near = [source.name for source, _ in found if source.name.count("/") == depth]
+    if len(near) > 1:
+        text = (
+            f"There are {len(near)} checkpoints here ({listed(near)}); give the path of one of them, or say which file."
+        )
+        raise CheckpointError(text, Question("file", text, choices=tuple((name, name) for name in near)))
+    return found[0]
+
+
+def _reader(source: Source) -> ModuleType | None:
+    if source.said.format is not None:
+        return READERS[source.said.format]
+    return next((reader for reader in READERS.values() if reader.recognises(source)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from ..config import Architecture, InputNorm, Plain, SaeConfig
+from ..detected import FORMATS, Detected, Question, choices_of
 from ..sae import SparseAutoencoder
-from . import settings
 from .errors import CheckpointError
-from .reading import FLOATS, Files, Overrides, listed
+from .files import Source
+from .reading import FLOATS
+from .settings import listed
 
-INPUT_NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": "constant_norm"}
+WITH_K = ("topk", "groupmax")
+WITH_THRESHOLD = ("jumprelu", "batchtopk")
+CONTEXT_SIZES = ("context_size", "ctx_len", "seq_len")
 
 
 @dataclass
@@ -37,13 +41,99 @@ class Draft:
     subtract_b_dec: bool = False
     rank_by_decoder_norm: bool = False
     metadata: dict[str, Plain] = field(default_factory=dict)
+    transcoder: bool = False
+    #: It reads and writes at different hook points, named or not.
+    folds: list[Callable[[Draft], None]] = field(default_factory=list)
+    #: Rewrite the weights, with equal results; called in this order once they are needed.
+    questions: list[Question] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def ask(self, name: str, text: str, default: Plain = None) -> None:
+        """Ask a person for an option; without a default, loading is refused until it is answered."""
+        self.questions.append(Question(name, text, default is None, default, choices_of(name)))
 
 
-def assemble(draft: Draft, files: Files) -> SparseAutoencoder:
-    """Return the SAE of a draft, with what the person said in place of what the files say."""
-    _apply(files.overrides, draft)
+NOT_CONFIG = {"tensors", "output_scale", "transcoder", "folds", "questions", "notes"}
+
+
+def settle(draft: Draft, source: Source) -> None:
+    """Put what the person said in place of what the files say, and ask for what neither does."""
+    said = source.said
+    for name in ("hook_name", "hook_name_out", "model_name", "input_norm", "input_scale", "subtract_b_dec"):
+        if getattr(said, name) is not None:
+            setattr(draft, name, getattr(said, name))
+    if said.architecture is not None and said.architecture != draft.architecture:
+        _rechoose(draft, cast(Architecture, said.architecture))
+    draft.k = said.k or draft.k
+    _settle_transcoder(draft, source)
+    draft.questions = [each for each in draft.questions if getattr(said, each.field) is None]
+    if draft.hook_name is None:
+        draft.ask("hook_name", "The files do not say which hook point the SAE reads: choose it.")
+    if draft.notes:
+        draft.metadata["note"] = " ".join(draft.notes)
+
+
+def _rechoose(draft: Draft, architecture: Architecture) -> None:
+    draft.architecture = architecture
+    if architecture not in WITH_K:
+        draft.k = None
+    elif draft.k is None:
+        draft.ask("k", "The files do not say k: give the number of latents kept per token.")
+    if architecture not in WITH_THRESHOLD:
+        draft.tensors.pop("threshold", None)
+
+
+def _settle_transcoder(draft: Draft, source: Source) -> None:
+    said = source.said
+    if said.transcoder is False:
+        draft.hook_name_out, draft.transcoder = None, False
+    if said.transcoder or draft.hook_name_out is not None:
+        draft.transcoder = True
+    if not draft.transcoder:
+        return
+    if said.subtract_b_dec is None:
+        draft.subtract_b_dec = False
+    if draft.hook_name_out is None:
+        draft.ask(
+            "hook_name_out", "This is a transcoder, and the files do not say where it writes: give hook_name_out."
+        )
+
+
+def describe(draft: Draft, source: Source) -> Detected:
+    """Return what is known before anything is computed; draft is settled."""
+    d_in, d_sae, d_out = sizes_of(draft.tensors)
+    contexts = [draft.metadata[name] for name in CONTEXT_SIZES if name in draft.metadata]
+    return Detected(
+        format=draft.format,
+        format_title=FORMATS[draft.format],
+        architecture=draft.architecture,
+        d_in=d_in,
+        d_out=d_out,
+        d_sae=d_sae,
+        k=draft.k,
+        dtype=str(draft.tensors["W_enc"].dtype).removeprefix("torch."),
+        hook_name=draft.hook_name,
+        hook_name_out=draft.hook_name_out,
+        lm_name=draft.model_name,
+        context_size=next((each for each in contexts if isinstance(each, int)), None),
+        normalisation=draft.input_norm,
+        input_scale=draft.input_scale,
+        file=source.name,
+        questions=draft.questions,
+        notes=draft.notes,
+    )
+
+
+def assemble(draft: Draft, source: Source) -> SparseAutoencoder:
+    """Return the SAE of a settled draft; what is still open and cannot be assumed is an error."""
+    for question in draft.questions:
+        if question.required and question.field != "hook_name":
+            raise CheckpointError(question.text, question)
+    for fold in draft.folds:
+        fold(draft)
     sizes = sizes_of(draft.tensors)
-    tensors = {name: _own_copy(oriented(tensor, name, sizes), name) for name, tensor in draft.tensors.items()}
+    turned = bool(source.said.turned)
+    tensors = {name: _own_copy(oriented(each, name, sizes, turned), name) for name, each in draft.tensors.items()}
     if "threshold" in tensors:
         # Below zero it has no effect (dictionary_learning's "never set" is -1): relu has the last word.
         tensors["threshold"].clamp_(min=0)
@@ -53,14 +143,10 @@ def assemble(draft: Draft, files: Files) -> SparseAutoencoder:
         raise CheckpointError(str(error)) from None
 
 
-def tensors_of(
-    weights: Mapping[str, Any], required: set[str], optional: set[str], what: str
-) -> dict[str, Tensor]:
+def tensors_of(weights: Mapping[str, Any], required: set[str], optional: set[str], what: str) -> dict[str, Tensor]:
     """Return the required and what is there of the optional; any other tensor or dtype is an error."""
     if missing := required - weights.keys():
-        raise CheckpointError(
-            f"{listed(sorted(missing))} missing; {what} needs it. Found: {listed(sorted(weights))}."
-        )
+        raise CheckpointError(f"{listed(sorted(missing))} missing; {what} needs it. Found: {listed(sorted(weights))}.")
     if unknown := weights.keys() - required - optional:
         raise CheckpointError(
             f"{what} has no {listed(sorted(unknown))}; these weights are of another kind. "
@@ -74,21 +160,9 @@ def tensors_of(
     return chosen
 
 
-def _apply(said: Overrides, draft: Draft) -> None:
-    draft.hook_name = settings.hook(said.hook_name, "hook_name") or draft.hook_name
-    draft.hook_name_out = settings.hook(said.hook_name_out, "hook_name_out") or draft.hook_name_out
-    draft.model_name = settings.text(said.model_name, "model_name") or draft.model_name
-    if said.k is not None:
-        draft.k = settings.whole(said.k, "k")
-    if said.input_norm is not None:
-        draft.input_norm = cast(InputNorm, settings.choice(said.input_norm, "input_norm", INPUT_NORMS))
-    if said.input_scale is not None:
-        draft.input_scale = settings.number(said.input_scale, "input_scale")
-
-
 def _config(draft: Draft, d_in: int, d_sae: int, d_out: int) -> SaeConfig:
     output_scale = 1 / draft.input_scale if draft.output_scale is None else draft.output_scale
-    fields = {name: value for name, value in vars(draft).items() if name not in ("tensors", "output_scale")}
+    fields = {name: value for name, value in vars(draft).items() if name not in NOT_CONFIG}
     return SaeConfig(d_in=d_in, d_sae=d_sae, d_out=d_out, output_scale=output_scale, **fields)
 
 
@@ -101,19 +175,18 @@ def sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
     d_sae, d_out = len(tensors["b_enc"]), len(tensors["b_dec"])
     rows, columns = tensors["W_enc"].shape
     if d_sae not in (rows, columns):
-        raise CheckpointError(
-            f"W_enc is {_shape(tensors['W_enc'])}, but b_enc has {d_sae} numbers, one per latent."
-        )
+        raise CheckpointError(f"W_enc is {_shape(tensors['W_enc'])}, but b_enc has {d_sae} numbers, one per latent.")
     return (rows if columns == d_sae else columns), d_sae, d_out
 
 
-def oriented(tensor: Tensor, name: str, sizes: tuple[int, int, int]) -> Tensor:
-    """Return a matrix this project's way round; a square one is as the format's convention left it."""
+def oriented(tensor: Tensor, name: str, sizes: tuple[int, int, int], turned: bool = False) -> Tensor:
+    """Return a matrix this project's way round; a square one is as the format's convention left it, unless turned."""
     d_in, d_sae, d_out = sizes
     expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "W_skip": (d_in, d_out)}.get(name)
-    if expected and tensor.shape != expected and tensor.T.shape == expected:
+    if expected and tensor.shape != expected and tensor.shape == expected[::-1]:
         return tensor.T
-    return tensor
+    square = name in ("W_enc", "W_dec") and tensor.shape == expected == tensor.shape[::-1]
+    return tensor.T if turned and square else tensor
 
 
 def _own_copy(tensor: Tensor, name: str) -> Tensor:

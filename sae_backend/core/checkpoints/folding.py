@@ -24,8 +24,9 @@ def fold_factors(tensors: dict[str, Tensor], names: Iterable[str]) -> None:
             tensors["W_dec"] = rows * factor.float().unsqueeze(1)
 
 
-def fold_decoder_norm(tensors: dict[str, Tensor]) -> None:
+def fold_decoder_norm(draft: Draft) -> None:
     """Fold |W_dec row| into the encoder: pre_acts * norm are ranked and kept, and decoded along unit rows."""
+    tensors = draft.tensors
     rows = _decoder_rows(tensors)
     norm = rows.norm(dim=1)
     encoder = oriented(tensors["W_enc"], "W_enc", sizes_of(tensors)).float()

@@ -11,13 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..sae import SparseAutoencoder
 from . import settings
-from .assembling import Draft, assemble, tensors_of
-from .errors import CheckpointError
-from .reading import Files, one
+from .assembling import Draft, tensors_of
+from .files import Source
 
-NAME = "OpenAI sparse_autoencoder"
 KEYS = ("pre_bias", "latent_bias", "encoder.weight")
 DECODERS = {"decoder.weight", "decoder.linear.weight"}
 NOT_WEIGHTS = {
@@ -29,25 +26,35 @@ NOT_WEIGHTS = {
     "activation.k",
     "activation.postact_fn",
 }
+FAST = (
+    "This file is as train.py of sparse_autoencoder writes it: a TopK autoencoder without its k. "
+    "Give k, the number of latents kept per token it was trained with."
+)
+NORM = "The file cannot say whether inputs are layer-normed; OpenAI's own TopK autoencoders expect it."
+NEGATIVE = (
+    "Values kept by its TopK may be negative where a token has fewer than k positive ones; those are left out here."
+)
 
 
-def recognises(files: Files) -> bool:
-    """Say whether any file has the state dict's three names."""
-    return bool(files.holding(*KEYS))
+def recognises(source: Source) -> bool:
+    """Say whether the state dict has the three names."""
+    return source.has(*KEYS)
 
 
-def convert(files: Files) -> SparseAutoencoder:
-    """Return the SAE; a TopK file of their train.py does not hold k, which the person must give."""
-    state = files.weights(one(files.holding(*KEYS), "checkpoints"))
+def draft(source: Source) -> Draft:
+    """Return what the file says; a TopK file of their train.py does not hold k, which the person must give."""
+    state = source.weights
     weights = {name: value for name, value in state.items() if name not in NOT_WEIGHTS}
     tensors = _renamed(tensors_of(weights, set(KEYS), DECODERS, "an OpenAI autoencoder"))
-    draft = Draft("openai", "standard", tensors, subtract_b_dec=True)
-    activation = _activation(state, files)
+    found = Draft("openai", "standard", tensors, subtract_b_dec=True)
+    activation = _activation(state)
     if activation != "ReLU":
-        draft.architecture, draft.k = "topk", _k(state, files)
+        found.architecture = "topk"
+        _set_k(found, state, source)
     if activation == "TopK":
-        draft.input_norm = "layer_norm"
-    return assemble(draft, files)
+        found.input_norm = "layer_norm"
+        found.ask("input_norm", NORM, default="layer_norm")
+    return found
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -61,31 +68,24 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _activation(state: Mapping[str, Any], files: Files) -> str:
+def _activation(state: Mapping[str, Any]) -> str:
     """Return ReLU, TopK (inputs layer-normed) or FastAutoencoder (TopK on the raw input)."""
     if "activation" in state:
         return settings.choice(state["activation"], "activation", {"ReLU": "ReLU", "TopK": "TopK"})
-    if "latents_mean_square" in state:
-        return "ReLU"
-    if files.overrides.k is None:
-        raise CheckpointError(
-            "This file is as train.py of sparse_autoencoder writes it: a TopK autoencoder without its k. "
-            "Give k, the number of latents kept per token it was trained with."
-        )
-    return "FastAutoencoder"
+    return "ReLU" if "latents_mean_square" in state else "FastAutoencoder"
 
 
-def _k(state: Mapping[str, Any], files: Files) -> int:
-    """Return k, refusing a TopK whose kept values may be negative."""
+def _set_k(found: Draft, state: Mapping[str, Any], source: Source) -> None:
+    """Set k, or ask for it; a TopK without ReLU after it is one with it, but for tokens with few positive values."""
     details = state.get("activation_state_dict")
     details = details if isinstance(details, dict) else {}
     postact = details.get("postact_fn", state.get("activation.postact_fn", "ReLU"))
-    if postact != "ReLU":
-        raise CheckpointError(
-            f"postact_fn is {settings.shown(postact)}, with which activations may be negative; "
-            "only ReLU is supported."
-        )
-    k = files.overrides.k or details.get("k", state.get("activation.k"))
-    if k is None:
-        raise CheckpointError("The file says TopK but not k; give k, the number of latents kept per token.")
-    return settings.whole(k, "k")
+    if settings.choice(postact, "postact_fn", {"ReLU": "ReLU", "Identity": "Identity"}) == "Identity":
+        found.notes.append(NEGATIVE)
+    k = source.said.k or details.get("k", state.get("activation.k"))
+    if k is not None:
+        found.k = settings.whole(k, "k")
+    elif "activation" in state:
+        found.ask("k", "The file says TopK but not k; give k, the number of latents kept per token.")
+    else:
+        found.ask("k", FAST)

@@ -8,19 +8,17 @@ itself does before it saves a final model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import Plain
-from ..sae import SparseAutoencoder
 from . import folding, settings
-from .assembling import Draft, assemble, tensors_of
+from .assembling import Draft, tensors_of
 from .errors import CheckpointError
-from .reading import Files, one
+from .files import Source
 
-NAME = "SAELens"
 CFG = "cfg.json"
 BASE = {"W_enc", "b_enc", "W_dec", "b_dec"}
 GATES = {"b_gate", "r_mag", "b_mag"}
@@ -67,43 +65,37 @@ NOT_METADATA = {
     "architecture",
 }
 FROM_RUNNER = ("training_tokens", "dataset_path", "context_size", "prepend_bos", "seed")
+SCALE = (
+    "Inputs were scaled in training by a factor that is not in the files, unless it was folded before saving: "
+    "sqrt(d_in) divided by the mean length of the hidden states."
+)
 NOT_FOLDED = "The factor its inputs were scaled with in training is not in the file; 1 is assumed."
 
 
-def recognises(files: Files) -> bool:
+def recognises(source: Source) -> bool:
     """Say whether there are a cfg.json and weights under SAELens' names, in no format that shares either."""
-    cfg = files.json(CFG)
-    return cfg is not None and bool(_weight_files(files)) and ("architecture" in cfg or "d_in" in cfg)
+    if not source.has("W_dec") and not source.has("W_enc") or source.has("encoder.weight"):
+        return False
+    cfg = source.beside(CFG)
+    return cfg is not None and ("architecture" in cfg or "d_in" in cfg)
 
 
-def convert(files: Files) -> SparseAutoencoder:
-    """Return the SAE, or say which architecture or setting cannot be read."""
-    cfg = files.json(CFG) or {}
+def draft(source: Source) -> Draft:
+    """Return what the files say, or which architecture or setting cannot be read."""
+    cfg = source.beside(CFG) or {}
     written = _architecture(cfg)
-    weights = files.weights(one(_weight_files(files), "SAELens weights"))
-    draft = Draft("saelens", _computed_as(written, cfg), {}, subtract_b_dec=_subtracts(written, cfg))
-    _describe(draft, cfg, files)
-    draft.tensors = _tensors(draft.architecture, written, weights)
-    _check_sizes(cfg, draft.tensors)
-    if draft.architecture == "topk":
-        draft.k = files.overrides.k or settings.whole(_k(cfg), "k")
-    folding.fold_factors(draft.tensors, SCALES)
+    found = Draft("saelens", _computed_as(written, cfg), {}, subtract_b_dec=_subtracts(written, cfg))
+    found.transcoder = written in TRANSCODERS
+    _describe(found, cfg, source)
+    found.tensors = _tensors(found.architecture, written, source.weights)
+    _check_sizes(cfg, found.tensors)
+    if found.architecture == "topk":
+        found.k = source.said.k or settings.whole(_k(cfg), "k")
+    folding.fold_factors(found.tensors, SCALES)
     if settings.flag(cfg.get("rescale_acts_by_decoder_norm", False), "rescale_acts_by_decoder_norm"):
-        folding.fold_decoder_norm(draft.tensors)
-    _normalise_input(draft, cfg, files)
-    if written in TRANSCODERS:
-        _check_transcoder(draft, files)
-    return assemble(draft, files)
-
-
-def _weight_files(files: Files) -> list[str]:
-    """Return the files with SAELens' decoder or encoder; sparsify's have W_dec beside encoder.weight."""
-    named = {name for key in ("W_dec", "W_enc") for name in files.holding(key)}
-    return sorted(
-        name
-        for name in named
-        if files.kinds[name] == "safetensors" and "encoder.weight" not in files.weights(name)
-    )
+        found.folds.append(folding.fold_decoder_norm)
+    _normalise_input(found, cfg, source)
+    return found
 
 
 def _architecture(cfg: Mapping[str, Any]) -> str:
@@ -133,13 +125,10 @@ def _k(cfg: Mapping[str, Any]) -> Any:
 
 def _subtracts(written: str, cfg: Mapping[str, Any]) -> bool:
     """Return whether b_dec is subtracted from the input; a transcoder's belongs to its output only."""
-    return (
-        settings.flag(cfg.get("apply_b_dec_to_input", True), "apply_b_dec_to_input")
-        and written not in TRANSCODERS
-    )
+    return settings.flag(cfg.get("apply_b_dec_to_input", True), "apply_b_dec_to_input") and written not in TRANSCODERS
 
 
-def _describe(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None:
+def _describe(found: Draft, cfg: Mapping[str, Any], source: Source) -> None:
     """Set the names and the metadata, from `metadata` in v6 and from cfg.json itself before."""
     about = cfg.get("metadata", cfg) or {}
     if not isinstance(about, dict):
@@ -149,14 +138,12 @@ def _describe(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None:
         raise CheckpointError(
             f"This SAE reads the single attention head {settings.shown(head)}; only whole points are read."
         )
-    draft.hook_name = settings.hook(_hook_name(about), "hook_name")
-    draft.hook_name_out = settings.hook(about.get("hook_name_out"), "hook_name_out")
-    draft.model_name = settings.text(about.get("model_name"), "model_name")
-    runner = files.json("runner_cfg.json") or {}
+    found.hook_name = settings.hook(_hook_name(about), "hook_name")
+    found.hook_name_out = settings.hook(about.get("hook_name_out"), "hook_name_out")
+    found.model_name = settings.text(about.get("model_name"), "model_name")
+    runner = source.beside("runner_cfg.json") or {}
     known = {name: runner[name] for name in FROM_RUNNER if name in runner} | about
-    draft.metadata = settings.plain(
-        {name: value for name, value in known.items() if name not in NOT_METADATA}
-    )
+    found.metadata = settings.plain({name: value for name, value in known.items() if name not in NOT_METADATA})
 
 
 def _hook_name(about: Mapping[str, Any]) -> Any:
@@ -198,38 +185,30 @@ def _check_sizes(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
             continue
         size, shape = settings.whole(cfg[setting], setting), tuple(tensors[tensor].shape)
         if size not in shape:
-            raise CheckpointError(
-                f"cfg.json says {setting} {size}, but {tensor} is {' × '.join(map(str, shape))}."
-            )
+            raise CheckpointError(f"cfg.json says {setting} {size}, but {tensor} is {' × '.join(map(str, shape))}.")
 
 
-def _normalise_input(draft: Draft, cfg: Mapping[str, Any], files: Files) -> None:
+def _normalise_input(found: Draft, cfg: Mapping[str, Any], source: Source) -> None:
     """Set how inputs are normalised; a checkpoint saved during training keeps the factors beside it."""
     norm = settings.choice(cfg.get("normalize_activations"), "normalize_activations", INPUT_NORMS)
-    scaler = files.json("activation_scaler.json") or {}
+    scaler = source.beside("activation_scaler.json") or {}
     if norm in ("layer_norm", "constant_norm"):
-        draft.input_norm = "layer_norm" if norm == "layer_norm" else "constant_norm"
+        found.input_norm = "layer_norm" if norm == "layer_norm" else "constant_norm"
     if scaler.get("scaling_factor") is not None:
-        draft.input_scale = settings.number(scaler["scaling_factor"], "scaling_factor")
+        found.input_scale = settings.number(scaler["scaling_factor"], "scaling_factor")
     elif scaler.get("has_whitening"):
-        folding.fold_whitening(draft, _whitening(files))
+        found.folds.append(partial(folding.fold_whitening, white=_whitening(source)))
     elif norm in ("expected_average_only_in", "covariance_whitening"):
-        note: dict[str, Plain] = {"note": NOT_FOLDED}
-        draft.metadata |= note
-
-
-def _check_transcoder(draft: Draft, files: Files) -> None:
-    """Refuse what would be read wrongly: an unnamed output, a scaled input whose output scale no file has."""
-    if not (draft.hook_name_out or files.overrides.hook_name_out):
-        raise CheckpointError(
-            "This is a transcoder, and the files do not say where it writes: give hook_name_out."
-        )
-    if draft.input_norm != "none" or draft.input_scale != 1.0:
+        found.notes.append(NOT_FOLDED)
+        if norm == "expected_average_only_in":
+            found.ask("input_scale", SCALE, default=1.0)
+    if found.transcoder and (found.input_norm != "none" or found.input_scale != 1.0):
         raise CheckpointError("Transcoders with normalised or scaled inputs are not supported.")
 
 
-def _whitening(files: Files) -> dict[str, Tensor]:
+def _whitening(source: Source) -> dict[str, Tensor]:
     """Return mean, matrix and inverse_matrix of activation_whitening.safetensors."""
-    keys = {"mean", "matrix", "inverse_matrix"}
-    name = one(files.holding(*keys), "activation_whitening.safetensors files")
-    return tensors_of(files.weights(name), keys, set(), "a whitening")
+    keys, name = {"mean", "matrix", "inverse_matrix"}, source.sibling("activation_whitening.safetensors")
+    if name not in source.files.paths:
+        raise CheckpointError(f"activation_scaler.json asks for {settings.listed([name])}, which is not there; add it.")
+    return tensors_of(source.files.weights(name), keys, set(), "a whitening")

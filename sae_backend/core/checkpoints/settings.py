@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..config import Plain
 from .errors import CheckpointError
-from .reading import listed
 
 HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 MAX_TEXT = 300
 MAX_METADATA = 64
+
+
+def listed(names: Iterable[str], limit: int = 12) -> str:
+    """Return names in a sentence, shortened: they come from strangers' files."""
+    shown = [ascii(str(name)[:60])[1:-1] for name in names]
+    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
 
 
 def whole(value: Any, name: str) -> int:
@@ -67,9 +72,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Plain]:
     """Return what is small and plain of a mapping, one level of nesting spelled with dots, for the page."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= (
-            {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
-        )
+        flat |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
     kept = [(name, value) for name, value in flat.items() if _is_plain(name) and _is_plain(value)]
     return dict(kept[:MAX_METADATA])
 
