@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated"]
+Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated", "groupmax"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
 SHARD_TOKENS, SHARD_LATENTS = 131_072, 4096  # a few seconds of work
 MOST_FILES = 1024  # of activations in a run, about: every piece of latents looks into each
@@ -29,7 +29,7 @@ class SaeConfig:
     #: The hook point a transcoder writes to; None for an SAE.
     model_name: str | None = None
     k: int | None = None
-    #: Latents kept per token; set for topk and for nothing else.
+    #: Latents kept per token, or groups of which one is kept; set for topk and groupmax and for nothing else.
     input_norm: InputNorm = "none"
     #: layer_norm: (x - mean)/(std + 1e-5), n-1 in std; constant_norm: x * sqrt(d_in)/|x|. Undone by decode.
     input_scale: float = 1.0

@@ -55,12 +55,11 @@ class BlockEncoder:
         self.plain_topk = sae.cfg.architecture == "topk" and not sae.cfg.rank_by_decoder_norm
         in_blocks = self.plain_topk or sae.cfg.architecture in _THRESHOLDED
         self.in_cache = in_blocks and sae.device.type == "cpu" and dtype in _BITS
-        W, b = sae.W_enc.to(dtype), sae.b_enc.to(dtype)
         width = _COLUMNS if self.in_cache else sae.cfg.d_sae
-        #: (first latent, W [d_in width], b [width])
-        self.blocks = [
-            (c, W[:, c : c + width].contiguous(), b[c : c + width].contiguous()) for c in range(0, sae.cfg.d_sae, width)
-        ]
+        self.blocks = _blocks(sae.W_enc.to(dtype), sae.b_enc.to(dtype), width)
+        self.gates = None
+        if sae.W_glu is not None and sae.b_glu is not None:
+            self.gates = _blocks(sae.W_glu.to(dtype), sae.b_glu.to(dtype), width)
         self.thresholds = _threshold_bits(sae, dtype) if self.in_cache and not self.plain_topk else None
 
     @torch.no_grad()
@@ -88,9 +87,18 @@ class BlockEncoder:
 
     def _in_cache(self, x: Tensor) -> Firings:
         running = self.running(len(x))
-        for column, W, b in self.blocks:
-            running.add(torch.addmm(b, x, W), column)
+        for i, (column, _, _) in enumerate(self.blocks):
+            running.add(self._pre_acts(x, i), column)
         return running.chosen()
+
+    def _pre_acts(self, x: Tensor, i: int) -> Tensor:
+        """[n width] of the i-th block; its gate is rounded to our dtype with it."""
+        _, W, b = self.blocks[i]
+        pre_acts = torch.addmm(b, x, W)
+        if self.gates is not None:
+            _, W, b = self.gates[i]
+            pre_acts *= torch.addmm(b, x, W).sigmoid_()
+        return pre_acts
 
     def running(self, n: int) -> RunningTopK | RunningThreshold:
         """What looks at the blocks of pre-activations of n tokens, columns ascending."""
@@ -99,12 +107,18 @@ class BlockEncoder:
         return RunningTopK(n, int(self.sae.cfg.k or 0), self.dtype)
 
     def _dense(self, x: Tensor) -> Firings:
-        _, W, b = self.blocks[0]
-        pre_acts = torch.addmm(b, x, W)
+        pre_acts = self._pre_acts(x, 0)
         if self.plain_topk:
             return bounded_topk(pre_acts, int(self.sae.cfg.k or 0))
         acts = self.sae.select(pre_acts.float())
         return Firings(_indptr(acts.counts()), acts.latent, acts.value)
+
+
+def _blocks(W: Tensor, b: Tensor, width: int) -> list[tuple[int, Tensor, Tensor]]:
+    """(first latent, W [d_in width], b [width]) of each block of columns."""
+    return [
+        (c, W[:, c : c + width].contiguous(), b[c : c + width].contiguous()) for c in range(0, W.shape[1], width)
+    ]
 
 
 class RunningTopK:

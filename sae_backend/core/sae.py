@@ -3,6 +3,7 @@
 With n the input normalisation and s the constant scales of the configuration,
 
     pre_acts = normalise(x).x @ W_enc + b_enc        normalise(x).x = s_in * n(x)  [- b_dec]
+               [* sigmoid(normalise(x).x @ W_glu + b_glu)]
     acts     = select(pre_acts)
     x_hat    = n^-1(s_out * (acts @ W_dec + b_dec))  [+ x @ W_skip]
 
@@ -22,10 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from . import validity
 from .config import SaeConfig
 
 LAYER_NORM_EPS = 1e-5
 HASH_ROWS = 1024
+TENSORS = (
+    "W_enc", "b_enc", "W_dec", "b_dec", "threshold", "b_gate", "r_mag", "b_mag", "W_skip", "W_glu", "b_glu"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +122,18 @@ def _topk(sae: SparseAutoencoder, pre_acts: Tensor) -> SparseActs:
     )
 
 
+def _groupmax(sae: SparseAutoencoder, pre_acts: Tensor) -> SparseActs:
+    """Keep the largest of each of k groups of neighbouring latents, of equal ones the lowest index, if positive."""
+    assert sae.cfg.k is not None
+    grouped = pre_acts.reshape(len(pre_acts), sae.cfg.k, -1)  # [n d_sae] -> [n k d_sae/k]
+    values, at = grouped.max(dim=2)
+    if pre_acts.device.type != "cpu":  # where max leaves open which of equal values it takes
+        at = (grouped == values.unsqueeze(2)).int().argmax(dim=2)
+    latent = at + torch.arange(sae.cfg.k, device=at.device) * grouped.shape[2]
+    token, group = (values > 0).nonzero(as_tuple=True)
+    return SparseActs(token, latent[token, group].int(), values[token, group], (len(pre_acts), pre_acts.shape[1]))
+
+
 def top_k(values: Tensor, k: int) -> Tensor:
     """Return [n k] columns of the k largest values of each row, of equal values the lowest columns, unsorted.
 
@@ -138,6 +155,7 @@ SELECT: dict[str, Callable[[SparseAutoencoder, Tensor], SparseActs]] = {
     "jumprelu": _threshold,
     "batchtopk": _threshold,
     "gated": _gated,
+    "groupmax": _groupmax,
 }
 
 
@@ -162,19 +180,14 @@ class SparseAutoencoder:
     #: [d_sae] each, gated.
     W_skip: Tensor | None = None
     #: [d_in d_out], a transcoder's linear path from the raw input.
+    W_glu: Tensor | None = None
+    #: [d_in d_sae], the gate that pre_acts are multiplied with.
+    b_glu: Tensor | None = None
+    #: [d_sae]
     _recent: Undo | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_config(self.cfg)
-        for name, shape in _expected_shapes(self.cfg):
-            tensor = getattr(self, name)
-            if tensor is None:
-                raise ValueError(f"{name} is missing; a {self.cfg.architecture} SAE needs it.")
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"{name} is {_times(tensor.shape)}; expected {_times(shape)}.")
-        if self.W_skip is not None and self.W_skip.shape != (self.cfg.d_in, self.cfg.d_out):
-            expected = _times((self.cfg.d_in, self.cfg.d_out))
-            raise ValueError(f"W_skip is {_times(self.W_skip.shape)}; expected {expected}.")
+        validity.check(self.cfg, {name: None if t is None else tuple(t.shape) for name, t in self._all()})
 
     def normalise(self, x: Tensor) -> Normalised:
         """Return what the encoder matmul reads for x [.. d_in], flattened to [n d_in] float32."""
@@ -196,7 +209,10 @@ class SparseAutoencoder:
         """Return the active latents of x [.. d_in], its tokens flattened, on the checkpoint's own scale."""
         normalised = self.normalise(x)
         self._recent = normalised.undo
-        return self.select(torch.addmm(self.b_enc, normalised.x, self.W_enc))
+        pre_acts = torch.addmm(self.b_enc, normalised.x, self.W_enc)
+        if self.W_glu is not None and self.b_glu is not None:
+            pre_acts = pre_acts * torch.addmm(self.b_glu, normalised.x, self.W_glu).sigmoid()
+        return self.select(pre_acts)
 
     def encode_dense(self, x: Tensor) -> Tensor:
         """Return the activations [.. d_sae] of x [.. d_in]."""
@@ -246,8 +262,7 @@ class SparseAutoencoder:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights this architecture has, by name."""
-        names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "b_gate", "r_mag", "b_mag", "W_skip")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: tensor for name, tensor in self._all() if tensor is not None}
 
     def to(self, device: torch.device | str) -> SparseAutoencoder:
         """Return this SAE with its weights on device, float32 as ever; itself if they are there already."""
@@ -261,13 +276,16 @@ class SparseAutoencoder:
     def device(self) -> torch.device:
         return self.W_dec.device
 
+    def _all(self) -> Iterator[tuple[str, Tensor | None]]:
+        return ((name, getattr(self, name)) for name in TENSORS)
+
     def _leading(self, x: Tensor) -> tuple[int, ...]:
         """Return the shape of x without d_in, or without [heads d_head] at a hook_z point."""
         if x.ndim and x.shape[-1] == self.cfg.d_in:
             return tuple(x.shape[:-1])
         if x.ndim > 1 and x.shape[-2] * x.shape[-1] == self.cfg.d_in:
             return tuple(x.shape[:-2])
-        raise ValueError(f"x is {_times(x.shape)}; this SAE reads vectors of {self.cfg.d_in} numbers.")
+        raise ValueError(f"x is {validity.times(x.shape)}; this SAE reads vectors of {self.cfg.d_in} numbers.")
 
     def _flatten(self, x: Tensor) -> Tensor:
         self._leading(x)
@@ -295,7 +313,7 @@ class SparseAutoencoder:
 
     def _multiply(self, acts: Tensor) -> Tensor:
         if acts.shape[-1] != self.cfg.d_sae:
-            raise ValueError(f"acts is {_times(acts.shape)}; this SAE has {self.cfg.d_sae} latents.")
+            raise ValueError(f"acts is {validity.times(acts.shape)}; this SAE has {self.cfg.d_sae} latents.")
         return torch.addmm(self.b_dec, acts.reshape(-1, self.cfg.d_sae).float(), self.W_dec)
 
     def _sum_rows(self, acts: SparseActs) -> Tensor:
@@ -303,37 +321,6 @@ class SparseAutoencoder:
         starts = (counts.cumsum(0) - counts).int()
         summed = embedding_bag(acts.latent, self.W_dec, starts, mode="sum", per_sample_weights=acts.value)
         return summed + self.b_dec
-
-
-def _check_config(cfg: SaeConfig) -> None:
-    if cfg.architecture not in SELECT:
-        raise ValueError(f"Architecture {cfg.architecture!r} is not one of {', '.join(SELECT)}.")
-    if min(cfg.d_in, cfg.d_sae, cfg.d_out) < 1:
-        raise ValueError(f"d_in {cfg.d_in}, d_sae {cfg.d_sae} and d_out {cfg.d_out} must all be at least 1.")
-    if (cfg.k is not None) != (cfg.architecture == "topk"):
-        raise ValueError(
-            f"k is {cfg.k}; a topk SAE needs it, and a {cfg.architecture} SAE has none."
-            if cfg.architecture != "topk"
-            else "k is missing; a topk SAE needs it."
-        )
-    if cfg.k is not None and (isinstance(cfg.k, bool) or not 1 <= cfg.k <= cfg.d_sae):
-        raise ValueError(f"k is {cfg.k}; it must be a whole number from 1 to d_sae, {cfg.d_sae}.")
-    if cfg.subtract_b_dec and cfg.d_in != cfg.d_out:
-        raise ValueError(
-            f"b_dec has {cfg.d_out} numbers and cannot be subtracted from an input of {cfg.d_in}."
-        )
-    if cfg.input_norm != "none" and (cfg.hook_name_out is not None or cfg.d_in != cfg.d_out):
-        raise ValueError("A transcoder's output cannot be mapped back through its input normalisation.")
-
-
-def _expected_shapes(cfg: SaeConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "W_enc", (cfg.d_in, cfg.d_sae)
-    yield "b_enc", (cfg.d_sae,)
-    yield "W_dec", (cfg.d_sae, cfg.d_out)
-    yield "b_dec", (cfg.d_out,)
-    extra = {"jumprelu": ["threshold"], "batchtopk": ["threshold"], "gated": ["b_gate", "r_mag", "b_mag"]}
-    for name in extra.get(cfg.architecture, []):
-        yield name, (cfg.d_sae,)
 
 
 def _computed_fields(cfg: SaeConfig) -> dict[str, object]:
@@ -350,7 +337,3 @@ def _computed_fields(cfg: SaeConfig) -> dict[str, object]:
     )
     architecture = "jumprelu" if cfg.architecture == "batchtopk" else cfg.architecture
     return {"architecture": architecture} | {name: getattr(cfg, name) for name in names}
-
-
-def _times(shape: tuple[int, ...] | torch.Size) -> str:
-    return " × ".join(map(str, shape)) or "a single number"

@@ -38,11 +38,30 @@ def normalised(sae: SparseAutoencoder, x: Floats) -> tuple[Floats, Floats, Float
     return x - sae.b_dec.numpy() if sae.cfg.subtract_b_dec else x, mean, scale
 
 
+def pre_activations(sae: SparseAutoencoder, x: Floats) -> Floats:
+    """What the activation function is applied to, float64."""
+    w = {name: t.numpy().astype(np.float64) for name, t in sae.tensors().items()}
+    read = normalised(sae, x)[0]
+    # no BLAS: its threads give a token other last bits at another place, and equal tokens would not be equal
+    pre = np.einsum("ni,ij->nj", read, w["W_enc"]) + w["b_enc"]
+    if "W_glu" in w:
+        pre = pre / (1 + np.exp(-np.einsum("ni,ij->nj", read, w["W_glu"]) - w["b_glu"]))
+    return pre
+
+
+def groups(pre: Floats, k: int) -> Floats:
+    """Keep the largest of each of k groups of neighbours, of equal ones the first, if positive."""
+    grouped = pre.reshape(len(pre), k, -1)
+    first = np.arange(grouped.shape[2]) == grouped.argmax(2)[..., None]
+    return np.where(first & (grouped > 0), grouped, 0).reshape(pre.shape)
+
+
 def own_scale(sae: SparseAutoencoder, x: Floats) -> Floats:
     """Activations [n d_sae] on the checkpoint's scale."""
     w = {name: t.numpy().astype(np.float64) for name, t in sae.tensors().items()}
-    # no BLAS: its threads give a token other last bits at another place, and equal tokens would not be equal
-    pre = np.einsum("ni,ij->nj", normalised(sae, x)[0], w["W_enc"]) + w["b_enc"]
+    pre = pre_activations(sae, x)
+    if sae.cfg.architecture == "groupmax":
+        return groups(pre, sae.cfg.k or 1)
     if sae.cfg.architecture == "topk":
         factor = np.linalg.norm(w["W_dec"], axis=1) if sae.cfg.rank_by_decoder_norm else 1.0
         return np.where(top_k(pre * factor, sae.cfg.k or 0) > 0, pre, 0)
@@ -57,7 +76,7 @@ def own_scale(sae: SparseAutoencoder, x: Floats) -> Floats:
 def doubtful(sae: SparseAutoencoder, x: Floats, margin: float = 1e-4) -> npt.NDArray[np.bool_]:
     """Which latents [n d_sae] are so near to firing or not that float32 may decide either way."""
     w = {name: t.numpy().astype(np.float64) for name, t in sae.tensors().items()}
-    pre = np.einsum("ni,ij->nj", normalised(sae, x)[0], w["W_enc"]) + w["b_enc"]
+    pre = pre_activations(sae, x)
     near = np.abs(pre) < margin
     if sae.cfg.architecture == "topk":
         ranked = pre * (np.linalg.norm(w["W_dec"], axis=1) if sae.cfg.rank_by_decoder_norm else 1.0)
@@ -65,6 +84,11 @@ def doubtful(sae: SparseAutoencoder, x: Floats, margin: float = 1e-4) -> npt.NDA
         k = sae.cfg.k or 0
         rest = best[:, k : k + 1] if k < ranked.shape[1] else best[:, :1] - np.inf
         near |= np.where(ranked >= best[:, k - 1 : k], ranked - rest, best[:, k - 1 : k] - ranked) < margin
+    if sae.cfg.architecture == "groupmax":
+        grouped = pre.reshape(len(pre), sae.cfg.k or 1, -1)
+        best = -np.sort(-grouped, axis=2)
+        rival = np.where(grouped == best[..., :1], best[..., 1:2], best[..., :1])
+        near |= (np.abs(grouped - rival) < margin).reshape(pre.shape)
     if sae.cfg.architecture in ("jumprelu", "batchtopk"):
         near |= np.abs(pre - w["threshold"]) < margin
     if sae.cfg.architecture == "gated":

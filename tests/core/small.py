@@ -74,7 +74,8 @@ def small_sae(architecture: str = "topk", d_sae: int = 70, seed: int = 0, **opti
 
     d_in = options.pop("d_in", D_MODEL)
     d_out = options.pop("d_out", d_in)
-    k = options.pop("k", 5) if architecture == "topk" else None
+    k = options.pop("k", 5) if architecture in ("topk", "groupmax") else None
+    glu = options.pop("glu", False)
     cfg = SaeConfig(architecture, d_in, d_sae, d_out, **{"hook_name": HOOK, "k": k, **options})
     extra: dict[str, torch.Tensor] = {}
     if architecture == "jumprelu":
@@ -83,6 +84,8 @@ def small_sae(architecture: str = "topk", d_sae: int = 70, seed: int = 0, **opti
         extra = {"threshold": torch.full((d_sae,), 2.0)}
     if architecture == "gated":
         extra = {"b_gate": randn(d_sae) - 4, "r_mag": 0.3 * randn(d_sae), "b_mag": randn(d_sae)}
+    if glu:
+        extra |= {"W_glu": randn(d_in, d_sae) / 4, "b_glu": randn(d_sae)}
     W_dec = randn(d_sae, d_out) * (0.1 + 3 * torch.rand(d_sae, 1, generator=g))
     b_enc = torch.zeros(d_sae) if architecture == "gated" else 0.3 * randn(d_sae)
     return SparseAutoencoder(cfg, randn(d_in, d_sae) / 4, b_enc, W_dec, 0.2 * randn(d_out), **extra)

@@ -29,7 +29,7 @@ EXTRA: dict[str, dict[str, Tensor]] = {
 
 
 def small(architecture: str = "standard", **settings: Any) -> SparseAutoencoder:
-    cfg = SaeConfig(architecture, 2, 3, 2, k=2 if architecture == "topk" else None)  # type: ignore[arg-type]
+    cfg = SaeConfig(architecture, 2, 3, 2, k={"topk": 2, "groupmax": 1}.get(architecture))  # type: ignore[arg-type]
     extra = EXTRA.get(architecture, {})
     return SparseAutoencoder(
         replace(cfg, **settings), W_ENC, torch.zeros(3), W_DEC, torch.tensor([0.25, 0.5]), **extra
@@ -42,7 +42,7 @@ def random_sae(
     noise = torch.Generator().manual_seed(seed)
     matrix = lambda *shape: torch.randn(*shape, generator=noise)  # noqa: E731
     names = EXTRA.get(architecture, {})
-    cfg = SaeConfig(architecture, d_in, d_sae, d_in, k=5 if architecture == "topk" else None)  # type: ignore[arg-type]
+    cfg = SaeConfig(architecture, d_in, d_sae, d_in, k={"topk": 5, "groupmax": 6}.get(architecture))  # type: ignore[arg-type]
     tensors = [matrix(d_in, d_sae), matrix(d_sae), matrix(d_sae, d_in), matrix(d_in)]
     return SparseAutoencoder(
         replace(cfg, **settings), *tensors, **{name: matrix(d_sae).abs() for name in names}
@@ -55,6 +55,7 @@ BY_HAND = [
     ("jumprelu", [[0.5, 1.5], [0.75, 1.0]], [[0.0, 1.5, 0.0], [0.75, 0.0, 0.0]]),
     ("batchtopk", [[0.5, 0.75], [-0.75, 0.0]], [[0.0, 0.75, 0.0], [0.0, 0.0, 0.75]]),
     ("gated", [[2.0, 1.0], [-1.0, 2.0]], [[3.0, 0.0, 0.0], [0.0, 2.0, torch.e - 1]]),
+    ("groupmax", [[3.0, 1.0], [-2.0, -1.0], [0.0, -1.0]], [[3.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]]),
     ("tanh_relu", [[1.0, -1.0]], [[0.7615942, 0.0, 0.0]]),
 ]
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from ..config import Architecture, InputNorm, Plain, SaeConfig
 from ..detected import FORMATS, Detected, Question, choices_of
 from ..sae import SparseAutoencoder
+from ..validity import WITH_K
 from .errors import CheckpointError
 from .files import Source
 from .reading import FLOATS
 from .settings import listed
 
-WITH_K = ("topk", "groupmax")
 WITH_THRESHOLD = ("jumprelu", "batchtopk")
 CONTEXT_SIZES = ("context_size", "ctx_len", "seq_len")
 
