@@ -202,7 +202,6 @@ class SaeImport(models.Model):
     name = models.CharField(max_length=200)
     source = models.CharField(max_length=1000, blank=True)  # a file or folder of who asked, or a hub id; "": uploads
     from_hub = models.BooleanField(default=False)
-    part = models.CharField(max_length=400, blank=True)  # which folder of several among the files
     lm = models.ForeignKey(LanguageModel, models.PROTECT, null=True)
     dataset = models.ForeignKey(Dataset, models.PROTECT, null=True)  # compute a run on it once imported
     max_tokens = models.BigIntegerField(null=True)  # of the dataset; null is all

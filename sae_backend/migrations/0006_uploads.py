@@ -39,7 +39,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AlterField("saeimport", "source", models.CharField(blank=True, max_length=1000)),
         migrations.AddField("saeimport", "from_hub", models.BooleanField(default=False)),
-        migrations.AddField("saeimport", "part", models.CharField(blank=True, max_length=400, default=""), False),
         migrations.AlterField(
             "saeimport",
             "lm",
