@@ -24,6 +24,7 @@ class LanguageModel(models.Model):
     d_vocab = models.IntegerField()
     # packing.pack_vocabulary: every token's own bytes, and which are special
     vocabulary = models.BinaryField()
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="lms")
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -42,6 +43,8 @@ class Dataset(models.Model):
     n_tokens = models.BigIntegerField(default=0)  # all positions, special ones included
     n_documents = models.IntegerField(default=0)
     ready = models.BooleanField(default=False)
+    recipe = models.JSONField(default=dict)  # how it is made again for another language model: additions.recipe
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="datasets")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -235,6 +238,53 @@ class UploadFile(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["of", "name"], name="upload_name")]
+
+
+class Addition(models.Model):
+    """A language model or a dataset on its way in: from the hub, a folder or an upload to a row, or to a sentence."""
+
+    class Kind(models.TextChoices):
+        MODEL = "model"
+        DATASET = "dataset"
+
+    class Origin(models.TextChoices):
+        HUB = "hub"
+        FOLDER = "folder"  # of the workers' host, below settings.SOURCE_ROOTS
+        UPLOAD = "upload"
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    origin = models.CharField(max_length=8, choices=Origin.choices)
+    name = models.CharField(max_length=200)  # what pages will call it
+    source = models.CharField(max_length=1000)  # name on the hub, folder, or name of the uploaded file
+    revision = models.CharField(max_length=200, blank=True)  # on the hub: branch, tag or commit
+    lm = models.ForeignKey(LanguageModel, models.CASCADE, null=True, related_name="+")  # whose tokenizer reads a dataset
+    options = models.JSONField(default=dict)  # of a dataset: additions.OPTIONS
+    text_sha256 = models.CharField(max_length=64, blank=True)  # of an uploaded file, under which it is stored
+    text_bytes = models.BigIntegerField(default=0)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="additions")
+    state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
+    error = models.TextField(blank=True)
+    stage = models.CharField(max_length=100, blank=True)  # what a worker does now, in words
+    unit = models.CharField(max_length=10, blank=True)  # of done and total: bytes or tokens
+    done = models.BigIntegerField(default=0)
+    total = models.BigIntegerField(null=True)
+    attempts = models.IntegerField(default=0)  # times that a worker took it up; the latest counts
+    heartbeat_at = models.DateTimeField(null=True)
+    made_lm = models.ForeignKey(LanguageModel, models.CASCADE, null=True, related_name="additions")
+    made_dataset = models.ForeignKey(Dataset, models.CASCADE, null=True, related_name="additions")
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    done_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class LogLine(models.Model):
