@@ -1,6 +1,9 @@
-"""What an address calls an SAE: at least 6 of its identity's hexadecimal digits, perhaps pinned to a run."""
+"""What an address calls an SAE: at least 6 of its identity's hexadecimal digits, perhaps pinned to a run; and what it
+asks to be done with it."""
 
 from __future__ import annotations
+
+from django.urls.converters import StringConverter
 
 
 class SaeConverter:
@@ -13,3 +16,15 @@ class SaeConverter:
 
     def to_url(self, value: str) -> str:
         return value
+
+
+class ChangeConverter(StringConverter):
+    """What may be done with an SAE."""
+
+    regex = "rename|about|rerun|delete"
+
+
+class KeepingConverter(StringConverter):
+    """What may be done with a run that is over."""
+
+    regex = "pin|unpin|drop"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from django.http import Http404
 from django.urls import reverse
 
-from sae_backend.models import Run, Sae
+from sae_backend.models import DeletedSae, Run, Sae
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class NotFound(Http404):
     """An address that names nothing; `sentence` says what was understood and what there is."""
 
     kind = "not found"
+    status = 404
 
     def __init__(self, heading: str, sentence: str, links: Sequence[Link] = ()) -> None:
         super().__init__(heading)
@@ -93,6 +94,30 @@ class NotReady(NotFound):
             links.append(Link(f"Job {run.pk}", reverse("run_detail", args=[run.pk]), run.get_state_display()))
         super().__init__("This SAE is not computed yet", sentence, links)
         self.sae, self.run = sae, run
+
+
+class SaeDeleted(NotFound):
+    """An SAE that was here."""
+
+    kind, status = "deleted", 410
+
+    def __init__(self, left: DeletedSae) -> None:
+        when = f"{left.deleted_at.day} {left.deleted_at:%B %Y}"
+        sentence = (
+            f"{left.name}, sae:{left.public_id}, was deleted on {when} with all its runs. "
+            "Whoever has its weights may upload them again: they will be at the same address."
+        )
+        super().__init__("This SAE was deleted", sentence)
+
+
+class RunDropped(NotFound):
+    """A run whose pages were given up."""
+
+    kind, status = "dropped", 410
+
+    def __init__(self, sae: Sae, number: int) -> None:
+        sentence = f"Run r{number} of {sae.name} was dropped: its figures and contexts are gone."
+        super().__init__(f"Run r{number} was dropped", sentence, [sae_link(sae)])
 
 
 class TooSlow(Exception):

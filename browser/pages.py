@@ -45,7 +45,8 @@ def version() -> str:
 def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: int = 0) -> HttpResponse:
     """Build a page that a live run (and `more`) decides, or answer 304 to whoever has it already."""
     who = request.user.get_username()  # whom the head of the page names
-    names = hashlib.sha256(f"{run.sae.name}/{run.sae.slug}/{run.state}/{run.pinned}/{who}".encode()).hexdigest()[:8]
+    shown = f"{run.sae.name}/{run.sae.slug}/{run.sae.about}/{run.state}/{run.pinned}/{who}"
+    names = hashlib.sha256(shown.encode()).hexdigest()[:8]
     etag = quote_etag(f"{run.pk}-{version()}-{names}-{more}")
     response = None if settings.DEBUG else get_conditional_response(request, etag=etag)
     response = response or build()

@@ -6,10 +6,12 @@ from django.contrib import admin
 from django.urls import path, re_path, register_converter
 from django.views.generic import RedirectView
 
-from browser.converters import SaeConverter
-from browser.views import accounts, latents, runs, saes, site
+from browser.converters import ChangeConverter, KeepingConverter, SaeConverter
+from browser.views import accounts, latents, management, runs, saes, site
 
 register_converter(SaeConverter, "sae")
+register_converter(ChangeConverter, "change")
+register_converter(KeepingConverter, "keeping")
 
 handler404 = site.not_found
 handler500 = site.server_error
@@ -26,6 +28,14 @@ urlpatterns = [
     path("s/<sae:ref>/<int:index>", latents.latent_detail, name="latent_detail"),
     path("s/<sae:ref>/<int:index>.json", latents.latent_json, name="latent_json"),
     path("s/<sae:ref>/<int:index>/contexts", latents.latent_contexts, name="latent_contexts"),
+    path("s/<sae:ref>/settings", management.sae_settings_page, name="sae_settings"),
+    path("s/<sae:ref>/runs/<int:number>/<keeping:action>", management.run_keep, name="run_keep"),
+    path(
+        "s/<sae:ref>/runs/<int:number>/<keeping:action>.json",
+        management.run_keep, {"as_json": True}, name="run_keep_json",
+    ),
+    path("s/<sae:ref>/<change:action>", management.sae_change, name="sae_change"),
+    path("s/<sae:ref>/<change:action>.json", management.sae_change, {"as_json": True}, name="sae_change_json"),
     path("s/<sae:ref>/", saes.without_slash),
     path("s/<sae:ref>/<int:index>/", saes.without_slash),
     path("s/<slug:slug>", saes.sae_by_name, name="sae_by_name"),

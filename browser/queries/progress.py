@@ -217,7 +217,8 @@ class Progress:
         sae = {"id": run.sae.public_id, "name": run.sae.name, "url": reverse("sae_detail", args=[run.sae.public_id])}
         return {
             "id": run.pk, "number": run.number, "sae": sae, "model": run.sae.lm.name, "hook_name": run.sae.hook_name,
-            "dataset": run.dataset.name, "state": run.state, "stalled": self.stalled, "error": run.error or None,
+            "dataset": run.dataset.name, "asked_by": run.owner.get_username() if run.owner else None,
+            "pinned": run.pinned, "state": run.state, "stalled": self.stalled, "error": run.error or None,
             "stage": stage.name if stage else None, "share": round(self.share / 100, 4),
             "tokens_done": self.tokens_done, "tokens_total": run.tokens_total,
             "latents_done": self.latents_done, "latents_total": self.stages[2].total,

@@ -11,12 +11,12 @@ from django.db.models import Count, F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from browser import report
-from browser.errors import NotFound
+from browser.errors import NotFound, SaeDeleted
 from browser.queries import jump, pace, stall
 from browser.queries.progress import Progress
 from browser.queries.stages import Queue, Shards
 from sae_backend import store
-from sae_backend.models import UNFINISHED, LogLine, Run, RunShard, SaeImport
+from sae_backend.models import UNFINISHED, DeletedSae, LogLine, Run, RunShard, SaeImport
 
 LISTED = 50  # finished runs on the list of jobs
 WAITING = 200  # unfinished runs on it
@@ -80,6 +80,8 @@ def page(pk: int) -> RunPage:
     """One job: the run, its progress and its last log lines."""
     run = _runs().defer(None).defer("sae__lm__vocabulary").filter(pk=pk).first()
     if run is None:
+        if left := DeletedSae.objects.filter(runs__contains=[pk]).first():
+            raise SaeDeleted(left)
         raise NotFound(f"There is no job {pk}", "Jobs are numbered in the order in which they were asked for.")
     log = list(run.log.order_by("-pk")[:LOG_LINES])[::-1]
     among = unfinished() if run.state in UNFINISHED else []  # what stands before it says when it begins
@@ -133,7 +135,7 @@ def _queued(found: Sequence[Progress]) -> list[Progress]:
 
 
 def _runs() -> QuerySet[Run]:
-    return Run.objects.select_related("sae__lm", "dataset").defer("sae__lm__vocabulary", "summary")
+    return Run.objects.select_related("sae__lm", "dataset", "owner").defer("sae__lm__vocabulary", "summary")
 
 
 def _counts(runs: Iterable[int]) -> tuple[dict[int, Shards], dict[int, Shards]]:

@@ -259,6 +259,7 @@ def as_json(resolved: ResolvedSae) -> dict[str, Any]:
         "k": sae.k,
         "model": sae.lm.name,
         "hook_name": sae.hook_name,
+        "about": sae.about,
         "run": {
             "number": run.number,
             "state": run.state,

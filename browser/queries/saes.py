@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from django.db.models import QuerySet
 
-from browser.errors import NotReady, RunNotFound, SaeAmbiguous, SaeNotFound
-from sae_backend.models import Run, Sae
+from browser.errors import NotReady, RunDropped, RunNotFound, SaeAmbiguous, SaeDeleted, SaeNotFound
+from sae_backend.models import DeletedSae, Run, Sae
 
 # Runs whose pages can be read: the live one, and superseded ones until they are dropped.
 READABLE = (Run.State.LIVE, Run.State.RETIRED)
@@ -51,10 +51,20 @@ def find(prefix: str) -> Sae:
     """The SAE whose identity begins so, computed or not; one query when it is there."""
     found = list(all_saes().filter(sha256__startswith=prefix).order_by("sha256")[:5])
     if not found:
+        if left := DeletedSae.objects.filter(sha256__startswith=prefix).order_by("-pk").first():
+            raise SaeDeleted(left)
         raise SaeNotFound(prefix, _close_to(prefix))
     if len(found) > 1:
         raise SaeAmbiguous(prefix, found)
     return found[0]
+
+
+def called(slug: str) -> Sae | None:
+    """The SAE that is, or was, called so; None where none ever was."""
+    sae = all_saes().filter(slug=slug).first() or all_saes().filter(former_slugs__slug=slug).first()
+    if sae is None and (left := DeletedSae.objects.filter(slugs__contains=[slug]).order_by("-pk").first()):
+        return find(left.sha256)  # here again, or deleted
+    return sae
 
 
 def _close_to(prefix: str) -> list[Sae]:
@@ -70,6 +80,8 @@ def _kept_run(sae: Sae, number: int) -> Run:
     runs = sae.runs.filter(state__in=READABLE).select_related("dataset").order_by("number")
     kept = {run.number: run for run in runs}
     if number not in kept:
+        if sae.runs.filter(number=number, state=Run.State.DROPPED).exists():
+            raise RunDropped(sae, number)
         raise RunNotFound(sae, number, list(kept))
     kept[number].sae = sae
     return kept[number]

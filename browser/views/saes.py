@@ -120,7 +120,7 @@ def sae_scatter_json(request: HttpRequest, ref: str) -> HttpResponse:
 @require_safe
 def sae_by_name(request: HttpRequest, slug: str, rest: str = "") -> HttpResponse:
     """Names are for people: the slug leads to the identity, whatever of the SAE is asked for."""
-    sae = saes.all_saes().filter(slug=slug).first()
+    sae = saes.called(slug)
     if sae is None:
         raise Http404(slug)
     return _moved(request, reverse("sae_detail", args=[sae.public_id]) + rest.rstrip("/"))

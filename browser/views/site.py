@@ -42,11 +42,11 @@ def jump(request: HttpRequest) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Render every 404: what the address asked for, and what there is instead."""
+    """Render every 404 and 410: what the address asked for, and what there is instead."""
     error = exception if isinstance(exception, NotFound) else _unknown(request)
     if request.path.endswith(".json"):
-        return pages.as_json({"error": error.kind, "message": f"{error.heading}. {error.sentence}"}, 404)
-    return render(request, "browser/not_found.html", {"error": error}, status=404)
+        return pages.as_json({"error": error.kind, "message": f"{error.heading}. {error.sentence}"}, error.status)
+    return render(request, "browser/not_found.html", {"error": error}, status=error.status)
 
 
 def _unknown(request: HttpRequest) -> NotFound:
