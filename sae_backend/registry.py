@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from django.db import transaction
 
@@ -107,9 +107,13 @@ def _refuse_missing(lm: LanguageModel) -> None:
 
 def register_dataset(
     name: str, source: str, lm: LanguageModel, documents: Iterable[tuple[str, str]], ctx_len: int,
-    max_tokens: int | None = None,
+    max_tokens: int | None = None, report: Callable[[int], None] = lambda _: None, recipe: dict[str, Any] | None = None,
+    owner_id: int | None = None,
 ) -> Dataset:
-    """Tokenize documents into contexts and store them; a dataset of this name that is ready is returned as it is."""
+    """Tokenize documents into contexts and store them as they come; one of this name that is ready stays as it is.
+
+    `report` is told how many tokens are stored; what it raises leaves nothing behind.
+    """
     if max_tokens is not None and max_tokens < 1:
         message = f"a dataset cannot stop after {max_tokens:,} tokens; give a number above 0, or none for all text"
         raise language_model.LanguageModelError(message)
@@ -125,18 +129,36 @@ def register_dataset(
         raise language_model.LanguageModelError(message)
     with source_of(lm) as files:
         tokenizer = language_model.load_tokenizer(files, lm.revision or None)
-    cut = contexts.tokenize(documents, tokenizer, ctx_len, max_tokens)
-    if not len(cut.tokens):
-        raise language_model.LanguageModelError(
-            f"the text gives fewer than {ctx_len} tokens, not one context; use more text or a smaller ctx_len"
-        )
-    digest = hashlib.sha256(cut.tokens.astype("<u4").tobytes()).hexdigest()
-    tokens, _ = packing.unpack_vocabulary(bytes(lm.vocabulary))
-    texts = (b"".join(tokens[i] for i in row).decode("utf-8", "replace") for row in cut.tokens.tolist())
+    given = {"source": source, "recipe": recipe or {}, "owner_id": owner_id}
     with transaction.atomic():
-        row, _ = Dataset.objects.update_or_create(name=name, lm=lm, ctx_len=ctx_len, defaults={"source": source})
-        store.write_contexts(
-            row, cut.tokens, cut.document.tolist(), cut.position.tolist(), cut.names, texts, digest
-        )
-    row.refresh_from_db()
+        row, _ = Dataset.objects.update_or_create(name=name, lm=lm, ctx_len=ctx_len, defaults=given)
+        store.write_contexts(row, _blocks(lm, contexts.stream(documents, tokenizer, ctx_len, max_tokens), report))
+        row.refresh_from_db()
+        if not row.n_contexts:
+            raise language_model.LanguageModelError(
+                f"the text gives fewer than {ctx_len} tokens, not one context; use more text or a smaller ctx_len"
+            )
     return row
+
+
+def _blocks(
+    lm: LanguageModel, blocks: Iterable[contexts.Contexts], report: Callable[[int], None]
+) -> Iterator[tuple[contexts.Contexts, Iterator[str]]]:
+    """Contexts with their texts; `report` takes the number of tokens that are done."""
+    tokens, _ = packing.unpack_vocabulary(bytes(lm.vocabulary))
+    done = 0
+    for block in blocks:
+        _refuse_foreign(block, lm)
+        yield block, (b"".join([tokens[i] for i in row]).decode("utf-8", "replace") for row in block.tokens.tolist())
+        done += block.tokens.size
+        report(done)
+
+
+def _refuse_foreign(block: contexts.Contexts, lm: LanguageModel) -> None:
+    """A tokenizer of more tokens than the model has would end in its embedding with no sentence at all."""
+    largest = int(block.tokens.max(initial=0))
+    if largest >= lm.d_vocab:
+        raise language_model.LanguageModelError(
+            f"the tokenizer of {lm.name} gives token {largest:,}, but the model knows {lm.d_vocab:,}: its folder "
+            "holds the tokenizer of another model. Put the right one there and add the model again"
+        )

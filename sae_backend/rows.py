@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from django.db import connection
 
 from sae_backend.core import pages as packed
+from sae_backend.core.contexts import Contexts
 from sae_backend.core.ragged import Ragged, fixed, join, kept
 from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
 
@@ -33,6 +34,25 @@ def copy(table: str, columns: Sequence[str], types: Sequence[str] = ()) -> Itera
         if types:
             out.set_types(types)
         yield out
+
+
+def documents(dataset_id: int, first: int, names: Sequence[str]) -> None:
+    """Where contexts' texts came from, numbered from `first` on."""
+    with copy("document", ["dataset_id", "index", "name"], ["int8", "int4", "text"]) as out:
+        for i, name in enumerate(names, first):
+            out.write_row((dataset_id, i, name.replace("\0", "�")))
+
+
+def contexts(
+    table: str, dataset_id: int, first: int, block: Contexts, dtype: npt.DTypeLike, texts: Iterable[str]
+) -> None:
+    """A block of contexts, numbered from `first` on."""
+    packed_tokens = block.tokens.astype(dtype)
+    columns = ["dataset_id", "index", "document", "position", "tokens", "text"]
+    with copy(table, columns, ["int8", "int4", "int4", "int4", "bytea", "text"]) as out:
+        for i, text in enumerate(texts):
+            place = int(block.document[i]), int(block.position[i])
+            out.write_row((dataset_id, first + i, *place, packed_tokens[i].tobytes(), text.replace("\0", "�")))
 
 
 def latents(table: str, run_id: int, result: LatentShard) -> None:

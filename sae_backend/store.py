@@ -6,6 +6,7 @@ A run loads stand-alone tables by binary COPY, one transaction a shard; `seal` i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -18,6 +19,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from sae_backend import packing, rows, summary
+from sae_backend.core.contexts import Contexts
 from sae_backend.core.results import LatentShard
 from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
 from sae_backend.rows import STATISTICS
@@ -39,30 +41,32 @@ def tables(run_id: int) -> tuple[str, str]:
 # ---- datasets ----------------------------------------------------------------------------------
 
 
-def write_contexts(
-    dataset: Dataset, tokens: npt.NDArray[np.uint32], document: Sequence[int], position: Sequence[int],
-    names: Sequence[str], texts: Iterable[str], sha256: str,
-) -> None:
-    """Store a tokenized dataset whole, in one transaction; repeating it replaces what is there."""
-    table = f"context_d{dataset.pk}"
-    packed = tokens.astype(packing.token_dtype(dataset.lm.d_vocab))
+def write_contexts(dataset: Dataset, blocks: Iterable[tuple[Contexts, Iterable[str]]]) -> None:
+    """Store a tokenized dataset, block by block with its contexts' texts, in one transaction; repeating it replaces
+    what is there."""
+    table, digest = f"context_d{dataset.pk}", hashlib.sha256()
+    dtype = packing.token_dtype(dataset.lm.d_vocab)
+    n_contexts = n_documents = 0
     with transaction.atomic():
         with connection.cursor() as cursor:
             # stand-alone until it is full: a partition being created locks every reader of the parent out
             cursor.execute(f"create table {table}_new ({_LIKE.format('context')}, check (dataset_id = {dataset.pk}))")
             cursor.execute("delete from document where dataset_id = %s", [dataset.pk])
-        with rows.copy("document", ["dataset_id", "index", "name"], ["int8", "int4", "text"]) as copy:
-            for i, name in enumerate(names):
-                copy.write_row((dataset.pk, i, name.replace("\0", "�")))
-        columns = ["dataset_id", "index", "document", "position", "tokens", "text"]
-        with rows.copy(f"{table}_new", columns, ["int8", "int4", "int4", "int4", "bytea", "text"]) as copy:
-            for i, text in enumerate(texts):
-                row = (dataset.pk, i, int(document[i]), int(position[i]), packed[i].tobytes(), text.replace("\0", "�"))
-                copy.write_row(row)
+        for block, texts in blocks:
+            digest.update(block.tokens.astype("<u4").tobytes())
+            rows.documents(dataset.pk, n_documents, block.names)
+            rows.contexts(f"{table}_new", dataset.pk, n_contexts, block, dtype, texts)
+            n_contexts, n_documents = n_contexts + len(block.tokens), n_documents + len(block.names)
         _attach_contexts(table, dataset.pk)
-        Dataset.objects.filter(pk=dataset.pk).update(
-            sha256=sha256, n_contexts=len(tokens), n_tokens=tokens.size, n_documents=len(names), ready=True
-        )
+        counted = {"n_contexts": n_contexts, "n_tokens": n_contexts * dataset.ctx_len, "n_documents": n_documents}
+        Dataset.objects.filter(pk=dataset.pk).update(sha256=digest.hexdigest(), ready=True, **counted)
+
+
+def drop_contexts(dataset_id: int) -> None:
+    """Delete the contexts and documents of a dataset that no run needs; needs autocommit."""
+    _detach_and_drop("context", f"context_d{dataset_id}")
+    with connection.cursor() as cursor:
+        cursor.execute("delete from document where dataset_id = %s", [dataset_id])
 
 
 def _attach_contexts(table: str, dataset_id: int) -> None:

@@ -12,6 +12,7 @@ import psycopg
 from django.db import connection
 
 from sae_backend import claims, locks, packing, runs, store
+from sae_backend.core.contexts import Contexts
 from sae_backend.core.results import (
     DecoderStats,
     ExamplesByLatent,
@@ -127,7 +128,8 @@ def tokens_of(dataset: Dataset, n: int, seed: int = 0) -> np.ndarray:
 def write_contexts(dataset: Dataset, tokens: np.ndarray, texts: Any = None) -> None:
     n = len(tokens)
     texts = texts or [f"text {i}" for i in range(n)]
-    store.write_contexts(dataset, tokens, [0] * n, list(range(n)), ["one"], texts, "0" * 64)
+    block = Contexts(tokens, np.zeros(n, np.int32), np.arange(n, dtype=np.int32), ["one"])
+    store.write_contexts(dataset, [(block, texts)])
 
 
 def a_sae(dataset: Dataset, d_sae: int = D_SAE) -> Sae:

@@ -10,6 +10,7 @@ import numpy as np
 from django.utils import timezone
 
 from sae_backend import claims, packing, runs, store
+from sae_backend.core.contexts import Contexts
 from sae_backend.core.results import (
     DecoderStats,
     ExamplesByLatent,
@@ -62,7 +63,8 @@ def dataset(lm: LanguageModel) -> Dataset:
     if made:
         tokens = np.arange(4 * CTX_LEN, dtype=np.uint32).reshape(4, CTX_LEN) % len(WORDS)
         names, texts = [f"document {i}" for i in range(4)], ["text"] * 4
-        store.write_contexts(found, tokens, range(4), [0] * 4, names, texts, _hash("moonlight"))
+        block = Contexts(tokens, np.arange(4, dtype=np.int32), np.zeros(4, np.int32), names)
+        store.write_contexts(found, [(block, texts)])
         found.refresh_from_db()
     return found
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from sae_backend.core import contexts
 from sae_backend.core.contexts import Contexts, tokenize, vocabulary
 from tests.core.small import SEPARATOR, byte_tokenizer
 
@@ -138,3 +139,43 @@ def test_padding_of_the_vocabulary_is_special_and_empty() -> None:
     assert len(tokens) == len(special) == 300
     assert tokens[257:] == [b""] * 43
     assert all(special[256:])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.text("ab", max_size=9), max_size=200), st.integers(2, 9), st.booleans(), st.integers(1, 200)
+)
+def test_blocks_end_to_end_are_the_whole(texts: list[str], ctx_len: int, bos: bool, block: int) -> None:
+    tokenizer, documents = byte_tokenizer(bos), [(str(i), t) for i, t in enumerate(texts)]
+    whole = tokenize(documents, tokenizer, ctx_len)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contexts, "_BLOCK", block)
+        patch.setattr(contexts, "_BATCH", 3)
+        blocks = list(contexts.stream(documents, tokenizer, ctx_len))
+        cut = tokenize(documents, tokenizer, ctx_len)
+    for field in ("tokens", "document", "position"):
+        np.testing.assert_array_equal(getattr(cut, field), getattr(whole, field))
+    assert cut.names == whole.names == [name for name, _ in documents]
+    for earlier in range(len(blocks)):  # whoever stores a block has the names of its documents
+        begun = sum(len(block.names) for block in blocks[: earlier + 1])
+        assert blocks[earlier].document.max(initial=-1) < begun
+
+
+def test_texts_under_one_name_are_pieces_of_one_document() -> None:
+    tokenizer = byte_tokenizer()
+    cut = tokenize([("a", "hello "), ("a", "world"), ("b", "xyz" * 9)], tokenizer, 8)
+    assert decoded(cut, tokenizer).startswith(f"hello world{SEPARATOR}xyz") and cut.names == ["a", "b"]
+    assert list(cut.position[:2]) == [0, 7]  # places are those in the whole document
+
+
+def test_separators_that_no_document_follows_are_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "_MOST_HELD", 100)
+    monkeypatch.setattr(contexts, "_BLOCK", 10)
+    blocks = contexts.stream(((str(i), "") for i in range(1000)), byte_tokenizer(), 8)
+    assert len(next(blocks).tokens) < 50
+
+
+def test_few_long_documents_are_not_tokenized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "_BATCH_TEXT", 100)
+    sizes = [sum(len(text) for _, text in batch) for batch in contexts._batches([("x", "y" * 60)] * 64)]
+    assert max(sizes) == 120 and sum(sizes) == 64 * 60
