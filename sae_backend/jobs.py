@@ -20,6 +20,7 @@ from sae_backend import (
     claims,
     faults,
     identity,
+    importing,
     intake,
     kept,
     locks,
@@ -35,14 +36,14 @@ from sae_backend.core import checkpoints, fidelity
 from sae_backend.core.activations import ActivationShard
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
-from sae_backend.core.language_model import LanguageModelError
 from sae_backend.core.results import LatentShard
 from sae_backend.core.run import RunError
 from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.helpful import sentence
+from sae_backend.importing import Held
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
 
-HELPFUL = (CheckpointError, LanguageModelError, RunError, storage.StorageError, store.StoreError)
 MAX_DEATHS = 5  # of workers in one shard, none having done it: what ends each of them would do so for ever
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,10 @@ def run_config(**options: Any) -> dict[str, Any]:
     return {**config, "versions": versions}
 
 
-def new_run(sae: Sae, dataset: Any, **options: Any) -> Run:
-    """A run with this machine's defaults, queued and sent."""
-    run = runs.create(sae, dataset, run_config(**options))
-    runs.log(run.pk, f"queued: {dataset.n_tokens:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
+def new_run(sae: Sae, dataset: Any, owner: Any = None, max_tokens: int | None = None, **options: Any) -> Run:
+    """A run with this machine's defaults, queued and sent; max_tokens bounds what it reads of the dataset."""
+    run = runs.create(sae, dataset, run_config(**options), owner, max_tokens)
+    runs.log(run.pk, f"queued: {run.tokens_total:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
     queue.start(run.pk)
     return run
 
@@ -93,7 +94,7 @@ def encode_all(run_id: int, shards: Iterable[RunShard]) -> None:
 def _encode(shard: RunShard, pulse: Pulse) -> ActivationShard:
     dataset = Dataset.objects.select_related("lm").get(runs=shard.run_id)
     tokens = store.read_contexts(dataset, shard.lo, shard.hi)
-    result = kept.context_pass(shard.run_id).shard(tokens, shard.lo, dataset.n_contexts, pulse.report)
+    result = kept.context_pass(shard.run_id).shard(tokens, shard.lo, shard.run.n_contexts, pulse.report)
     pulse.report(tokens.size)
     return result
 
@@ -180,7 +181,7 @@ def _figures(run: Run) -> dict[str, Any]:
     }
     return {
         **fidelity.figures(latents.sums),
-        "contexts": run.dataset.n_contexts,
+        "contexts": run.n_contexts,
         "features_per_dimension": float(sae.W_dec.double().square().sum()) / sae.cfg.d_out,
         "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,
         "dtype": kept.config_of(run).dtype,
@@ -228,76 +229,76 @@ def _explained(run_id: int) -> Iterator[None]:
             faults.leave_broken_connection()
         if faults.passes(error):
             raise
-        runs.fail(run_id, _sentence(error))
+        runs.fail(run_id, sentence(error))
         if isinstance(error, faults.DATABASE):  # which would be tried again
-            raise RunError(_sentence(error)) from error
+            raise RunError(sentence(error)) from error
         raise
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, HELPFUL):
-        return str(error)
-    if isinstance(error, (OSError, SafetensorError)):
-        return storage.current().explain(error)
-    if isinstance(error, faults.DATABASE):
-        return faults.sentence(error)
-    return f"{type(error).__name__}: {error}. This is a fault of ours; the worker's log has its traceback"
 
 
 # ---- imports ---------------------------------------------------------------------------------------
 
 
 def import_sae(import_id: int) -> None:
-    """From a checkpoint's path to an SAE in the store, and a run where a dataset was chosen."""
-    with locks.alone("import", import_id) as mine:
-        row = SaeImport.objects.select_related("lm", "dataset").get(pk=import_id)
-        if not mine or row.state not in (SaeImport.State.QUEUED, SaeImport.State.RUNNING):
-            return
-        SaeImport.objects.filter(pk=import_id).update(state=SaeImport.State.RUNNING)
-        try:
-            with intake.source_of(row) as source:
-                sae = _imported(row, source)
-            _finish(row, sae)
-        except Exception as error:
-            if faults.passes(error):
-                raise
-            ended = {"state": SaeImport.State.FAILED, "done_at": timezone.now()}
-            SaeImport.objects.filter(pk=import_id).update(error=_sentence(error), **ended)
-            if not isinstance(error, HELPFUL):
-                raise
+    """From a checkpoint's files to an SAE in the store, and a run where a dataset was chosen."""
+    importing.carry_out(import_id, importing.import_step(), _import)
 
 
-def _finish(row: SaeImport, sae: Sae) -> None:
-    """The import is done and its run is there, or neither."""
+def _import(held: Held) -> None:
+    with intake.source_of(held.row) as source:
+        loaded = checkpoints.load(source, **held.row.options)
+        fitting = _fitting_hook(loaded, _chosen_lm(held.row))
+        digest = loaded.identity()
+        held.pulse.report(0)
+        with transaction.atomic():
+            sae, is_new = _found_or_created(held.row, source, loaded, fitting, digest)
+            _finish(held, sae, is_new)
+
+
+def _chosen_lm(row: SaeImport) -> LanguageModel:
+    if row.lm is None:
+        raise CheckpointError("no language model was chosen; check this import again with one")
+    return row.lm
+
+
+def _finish(held: Held, sae: Sae, is_new: bool) -> None:
+    """The import is done and its run is there, or neither, as where it was cancelled meanwhile."""
+    row = held.row
+    run = None
+    if row.dataset is not None:
+        run = new_run(sae, row.dataset, row.owner, row.max_tokens)
     ended = {"state": SaeImport.State.DONE, "error": "", "done_at": timezone.now()}
-    with transaction.atomic():
-        run = new_run(sae, row.dataset) if row.dataset is not None else None
-        SaeImport.objects.filter(pk=row.pk).update(sae=sae, run=run, **ended)
+    if not held.mine.update(sae=sae, run=run, **ended):
+        raise Abandoned
+    if not is_new:
+        row.files.update(kept=False)
 
 
-def _imported(row: SaeImport, source: Path) -> Sae:
-    """The SAE of a checkpoint: found by its identity, or stored and created."""
-    loaded = checkpoints.load(source, **row.options)
-    hook_name = _fitting_hook(loaded, row.lm)
-    digest = loaded.identity()
-    with transaction.atomic():
-        locks.one_at_a_time("sae")
-        known = Sae.objects.select_related("lm").filter(sha256=digest).first()
-        if known is not None:
-            return _same_lm(known, row.lm)
-        path = _keep(source, digest)
-        return Sae.objects.create(
-            sha256=digest, name=row.name, slug=slugs.free(row.name, digest), lm=row.lm, hook_name=hook_name,
-            hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture,
-            format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae,
-            k=loaded.cfg.k,
-            metadata={**loaded.cfg.metadata, "overrides": row.options}, path=path,
-        )  # fmt: skip
+def _found_or_created(
+    row: SaeImport, source: Path, loaded: SparseAutoencoder, hook_name: str, digest: str
+) -> tuple[Sae, bool]:
+    """The SAE of a checkpoint: found by its identity, or stored and created; whether it is new."""
+    locks.one_at_a_time("sae")
+    lm = _chosen_lm(row)
+    known = Sae.objects.select_related("lm").filter(sha256=digest).first()
+    if known is not None:
+        return _same_lm(known, lm), False
+    name = row.name or source.name
+    hub = {"source": row.report["hub"]} if row.report.get("hub") else {}
+    return Sae.objects.create(
+        sha256=digest, name=name, slug=slugs.free(name, digest), lm=lm, hook_name=hook_name, owner=row.owner,
+        hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture,
+        format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae,
+        k=loaded.cfg.k,
+        metadata={**loaded.cfg.metadata, **hub, "overrides": row.options}, path=_keep(source, digest),
+    ), True  # fmt: skip
 
 
 def _same_lm(known: Sae, lm: LanguageModel) -> Sae:
     if known.lm_id != lm.pk:
-        raise CheckpointError(f"these weights are here already, as {known.name} of {known.lm.name}; import them so")
+        raise CheckpointError(
+            f"these weights are here already, as {known.name} of {known.lm.name}, at /s/{known.public_id}: see its "
+            "pages, or choose that language model to compute another run"
+        )
     return known
 
 

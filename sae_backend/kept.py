@@ -96,7 +96,7 @@ def dtype_difference(run: Run) -> dict[str, Any] | None:
     cfg = config_of(run)
     if cfg.dtype == "float32":
         return None
-    wanted = precision.spread(run.dataset.n_contexts, max(1, DIFFERENCE_TOKENS // run.dataset.ctx_len))
+    wanted = precision.spread(run.n_contexts, max(1, DIFFERENCE_TOKENS // run.dataset.ctx_len))
     tokens = np.concatenate([store.read_contexts(run.dataset, c, c + 1) for c in wanted])
     try:
         models = lm(run.sae.lm_id, cfg.dtype), reference(run.sae.lm_id)

@@ -146,6 +146,11 @@ class Run(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["sae", "number"], name="run_number")]
 
+    @property
+    def n_contexts(self) -> int:
+        """Contexts of its dataset that it reads, from the first on."""
+        return self.tokens_total // self.dataset.ctx_len
+
     def __str__(self) -> str:
         return f"{self.sae.name} r{self.number}"
 

@@ -19,6 +19,7 @@ from sae_backend.models import RESUMABLE, UNFINISHED, Run, RunShard, SaeImport
 
 logger = logging.getLogger(__name__)
 BROKER_AWAY = (OperationalError, OSError)
+UNDER_WORK = (SaeImport.State.CHECKING, SaeImport.State.RUNNING)
 MAX_LOSSES = 2  # of one shard's file: a third time, computing it again is of no use
 LOSES = (
     "activations of contexts {places} were written {n} times, and each time the file was gone or was not what had been "
@@ -162,8 +163,8 @@ def take_over(worker: str) -> int:
         send(shard)
     for run in Run.objects.filter(state=Run.State.SEALED):
         _sent(tasks.publish_run, run.pk)
-    for row in SaeImport.objects.filter(state=SaeImport.State.RUNNING):
-        _sent(tasks.import_sae, row.pk)
+    for row in SaeImport.objects.filter(state__in=UNDER_WORK):
+        send_again(row)
     return len(held)
 
 
@@ -202,11 +203,27 @@ def _silent(seconds: float) -> QuerySet[Run]:
     return Run.objects.filter(silent, ~Exists(kept), state__in=UNFINISHED).order_by("pk")
 
 
+def send_check(import_id: int) -> bool:
+    """Queue the reading of what has arrived of an import."""
+    return _sent(tasks.check_import, import_id)
+
+
+def send_import(import_id: int) -> bool:
+    return _sent(tasks.import_sae, import_id)
+
+
+def send_again(row: SaeImport) -> bool:
+    """Queue whatever an import waits for; whoever finds another at it drops the message."""
+    return (send_check if row.state == SaeImport.State.CHECKING else send_import)(row.pk)
+
+
 def _imports(seconds: float) -> int:
-    """Imports that were queued or being read when everything stopped; one that is being read is left alone."""
-    open_states = [SaeImport.State.QUEUED, SaeImport.State.RUNNING]
-    lost = SaeImport.objects.filter(state__in=open_states, created_at__lte=Now() - timedelta(seconds=seconds))
-    pks = list(lost.order_by("pk").values_list("pk", flat=True))
-    for pk in pks:
-        _sent(tasks.import_sae, pk)
-    return len(pks)
+    """Imports that nobody gives a sign of; one that a worker hangs in is taken from it."""
+    cutoff = Now() - timedelta(seconds=seconds)
+    silent = Q(heartbeat_at__lte=cutoff) | Q(heartbeat_at=None, created_at__lte=cutoff)
+    lost = list(SaeImport.objects.filter(silent, state__in=[*UNDER_WORK, SaeImport.State.QUEUED]).order_by("pk"))
+    for row in lost:
+        if seconds >= settings.STALLED_SECONDS:
+            locks.end_holder("import", row.pk)
+        send_again(row)
+    return len(lost)

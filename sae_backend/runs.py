@@ -13,22 +13,27 @@ from sae_backend.core.config import MOST_FILES, SHARD_LATENTS, SHARD_TOKENS, Run
 from sae_backend.models import UNFINISHED, Dataset, DeletedSae, LogLine, Run, RunShard, Sae
 
 
-def create(sae: Sae, dataset: Dataset, config: dict[str, Any]) -> Run:
-    """A queued run with its shards and its stand-alone tables."""
+def create(
+    sae: Sae, dataset: Dataset, config: dict[str, Any], owner: Any = None, max_tokens: int | None = None
+) -> Run:
+    """A queued run with its shards and its stand-alone tables, over whole contexts of about max_tokens."""
     if dataset.lm_id != sae.lm_id:
         belongs = f"{dataset.name} is tokenized for {dataset.lm.name}; {sae.name} belongs to {sae.lm.name}"
         raise store.StoreError(belongs)
     cfg = RunConfig(**{k: v for k, v in config.items() if k in RunConfig.__dataclass_fields__})
+    wanted = dataset.n_tokens if max_tokens is None else max_tokens
+    n_contexts = min(dataset.n_contexts, -(-wanted // dataset.ctx_len))
+    n_tokens = n_contexts * dataset.ctx_len
     with transaction.atomic():
         Sae.objects.select_for_update().get(pk=sae.pk)
         number = 1 + max([*sae.runs.values_list("number", flat=True), *earlier_numbers(sae)], default=0)
         run = Run.objects.create(
-            sae=sae, number=number, dataset=dataset, config=config, tokens_total=dataset.n_tokens
+            sae=sae, number=number, dataset=dataset, config=config, tokens_total=n_tokens, owner=owner
         )
         store.create_tables(run.pk)
-        tokens = max(SHARD_TOKENS, dataset.n_tokens // MOST_FILES)
+        tokens = max(SHARD_TOKENS, n_tokens // MOST_FILES)
         contexts = cfg.shard_contexts or max(1, tokens // dataset.ctx_len)
-        shards = [*_shards(run, RunShard.Kind.CONTEXTS, dataset.n_contexts, contexts)]
+        shards = [*_shards(run, RunShard.Kind.CONTEXTS, n_contexts, contexts)]
         shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents or SHARD_LATENTS)
         RunShard.objects.bulk_create(shards)
     return run

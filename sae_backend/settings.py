@@ -34,6 +34,15 @@ OPEN_TO_ALL = env.bool("OPEN_TO_ALL", default=False)
 OPEN_REGISTRATION = env.bool("OPEN_REGISTRATION", default=False)  # whoever reaches the site may make an account
 # What a failed or cancelled run has computed is kept so long, and resuming it costs only the rest.
 RESUMABLE_DAYS = env.float("RESUMABLE_DAYS", default=7.0)
+# Uploads: bytes of one import, bytes that one person may have here, imports begun in an hour, and open at once.
+UPLOAD_MAX_BYTES = env.int("UPLOAD_MAX_BYTES", default=64 << 30)
+UPLOAD_QUOTA_BYTES = env.int("UPLOAD_QUOTA_BYTES", default=256 << 30)
+UPLOADS_PER_HOUR = env.int("UPLOADS_PER_HOUR", default=60)
+MAX_OPEN_IMPORTS = env.int("MAX_OPEN_IMPORTS", default=20)
+UPLOAD_RESERVE_BYTES = env.int("UPLOAD_RESERVE_BYTES", default=1 << 30)  # of the disk, which uploads leave free
+UPLOAD_EXPIRE_HOURS = env.float("UPLOAD_EXPIRE_HOURS", default=72.0)  # files that nobody comes back for are deleted
+UPLOAD_IDLE_SECONDS = env.float("UPLOAD_IDLE_SECONDS", default=60.0)  # without a byte an upload's request ends
+CHECK_SECONDS = env.float("CHECK_SECONDS", default=1800.0)  # a check that takes longer is given up
 LIST_TIMEOUT_MS = env.int("LIST_TIMEOUT_MS", default=5000)
 
 

@@ -16,6 +16,13 @@ AGAIN: dict[str, Any] = {
 
 
 @app.task(**AGAIN)
+def check_import(import_id: int) -> None:
+    from sae_backend import checking
+
+    checking.check_import(import_id)
+
+
+@app.task(**AGAIN)
 def import_sae(import_id: int) -> None:
     from sae_backend import jobs
 

@@ -212,7 +212,7 @@ def test_a_spool_that_cannot_be_written_is_a_sentence_that_names_the_directory(s
     assert fresh(run).state == Run.State.FAILED
     assert run.error.startswith(f"{STORE} cannot be used: ")
     assert "Is a directory" in run.error and "It needs free space" in run.error
-    full = jobs._sentence(SafetensorError("I/O error: No space left on device (os error 28)"))
+    full = jobs.sentence(SafetensorError("I/O error: No space left on device (os error 28)"))
     assert full.startswith(f"{STORE} cannot be used: ")
 
 

@@ -1,0 +1,219 @@
+"""What a worker finds out about a checkpoint before anybody decides: what it is, whether it fits, and how it does.
+
+The report, as JSON in SaeImport.report:
+
+    detected   core.detected.Detected: format, shapes, hook point, notes
+    questions  what the files leave open, each with its sentence; the check goes as far as it can without answers
+    checks     [{name, state: ok | warn | fail, text}], of the container, the weights and the hook point
+    fits       [{id, name, hook_point, sure}], language models that have the hook point with this width
+    trial      core.trial.Trial: L0, FVU and a verdict on a few thousand tokens
+    here       the SAE that these weights are already: {public_id, name, lm}
+    hub        where they came from: {id, commit, bytes}
+    lm, options, dataset   what it was checked with; ready: whether it can be started with these
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from sae_backend import intake, kept, packing, queue, storage, store
+from sae_backend.core import checkpoints, precision
+from sae_backend.core.checkpoints import CheckpointError, checks
+from sae_backend.core.detected import Check, Detected, Question
+from sae_backend.core.language_model import LM, LanguageModelError
+from sae_backend.core.run import RunError
+from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.core.trial import Trial, trial
+from sae_backend.importing import Held, carry_out, check_step
+from sae_backend.intake import fits, hub, limits
+from sae_backend.intake.errors import explained
+from sae_backend.intake.receiving import folder, keep_file
+from sae_backend.intake.sources import unpacked
+from sae_backend.models import Dataset, LanguageModel, Sae, SaeImport
+from sae_backend.pulse import Abandoned
+
+TRIAL_TOKENS = 4096
+State = SaeImport.State
+
+
+def check_import(import_id: int) -> None:
+    """Read what has arrived of an import, and report; then it waits for its owner, or goes on by itself."""
+    carry_out(import_id, check_step(), _check)
+
+
+def _check(held: Held) -> None:
+    report: dict[str, Any] = {}
+    began = time.monotonic()
+    error = ""
+    try:
+        _look(held, report)
+    except (CheckpointError, LanguageModelError, RunError, intake.IntakeError) as refused:
+        error = str(refused)
+        _ask(report, getattr(refused, "question", None))
+    report["seconds"] = round(time.monotonic() - began, 2)
+    _settle(held, report, error)
+
+
+def _look(held: Held, report: dict[str, Any]) -> None:
+    """Everything, into the report as it is found, so that what was found before an error is kept."""
+    row = held.row
+    if row.from_hub:
+        _download(held, report)
+    with explained(), intake.source_of(row) as source:
+        held.pulse.report(0)
+        detected = checkpoints.detect(source, **row.options)
+        _describe(row, detected, report)
+        _choose(row, report)
+        sae = checkpoints.load(source, **row.options)
+        held.pulse.report(0)
+        report["checks"] += [asdict(each) for each in checks.static(sae)]
+        report["here"] = _here(sae.identity())
+        _fit_and_try(held, sae, report)
+
+
+def _describe(row: SaeImport, detected: Detected, report: dict[str, Any]) -> None:
+    report["detected"] = asdict(detected)
+    report["checks"] = []
+    for question in detected.questions:
+        _ask(report, question)
+    report["fits"] = fits.of(detected.hook_name, detected.hook_name_out, detected.d_in)
+
+
+def _ask(report: dict[str, Any], question: Question | None) -> None:
+    asked = report.setdefault("questions", [])
+    if question is not None and question.field not in [each["field"] for each in asked]:
+        asked.append(asdict(question))
+
+
+def _choose(row: SaeImport, report: dict[str, Any]) -> None:
+    """The language model and dataset, where the person left them open and there is no doubt."""
+    if row.lm is None:
+        row.lm = fits.chosen(report["fits"], report["detected"]["lm_name"])
+        report["chosen_lm"] = row.lm is not None
+    if row.dataset is None and row.lm is not None:
+        row.dataset = Dataset.objects.filter(lm=row.lm, ready=True).order_by("pk").first()
+
+
+def _here(digest: str) -> dict[str, Any] | None:
+    known = Sae.objects.select_related("lm").filter(sha256=digest).first()
+    return None if known is None else {"public_id": known.public_id, "name": known.name, "lm": known.lm.name}
+
+
+def _fit_and_try(held: Held, sae: SparseAutoencoder, report: dict[str, Any]) -> None:
+    row = held.row
+    if sae.cfg.hook_name is None:
+        raise CheckpointError("the files do not say which hook point this SAE reads: give it, and check again")
+    if row.lm is None:
+        known = LanguageModel.objects.exists()
+        which = "choose the language model that this SAE was trained on" if known else "add its language model first"
+        raise CheckpointError(f"none of the language models here fits without doubt: {which}, and check again")
+    lm = kept.lm(row.lm.pk, kept.compute_dtype())
+    held.pulse.report(0)
+    for hook_name, width in ((sae.cfg.hook_name, sae.cfg.d_in), (sae.cfg.hook_name_out, sae.cfg.d_out)):
+        if hook_name is not None:
+            report["checks"].append(asdict(_hook(lm, row.lm.name, hook_name, width)))
+    if any(each["state"] == "fail" for each in report["checks"]):
+        raise CheckpointError(next(each["text"] for each in report["checks"] if each["state"] == "fail"))
+    report["ready"] = True
+    if row.dataset is not None:
+        report["trial"] = asdict(_tried(held, sae, lm))
+
+
+def _hook(lm: LM, name: str, hook_name: str, width: int) -> Check:
+    there = lm.width(hook_name)  # LanguageModelError says which hook points there are
+    if there != width:
+        text = (
+            f"{hook_name} of {name} is {there:,} wide, but the SAE has {width:,}: it belongs to another language model "
+            "or hook point"
+        )
+        return Check("hook point", "fail", text)
+    return Check("hook point", "ok", f"{name} has {hook_name}, {there:,} wide.")
+
+
+def _tried(held: Held, sae: SparseAutoencoder, lm: LM) -> Trial:
+    dataset = held.row.dataset
+    assert dataset is not None
+    tokens = _sample(dataset)
+    _, special = packing.unpack_vocabulary(bytes(dataset.lm.vocabulary))
+    here = sae.to(torch.device(kept.device()))
+    return trial(here, lm, tokens, {i for i, s in enumerate(special) if s}, held.pulse.report)
+
+
+def _sample(dataset: Dataset) -> npt.NDArray[np.uint32]:
+    """Contexts spread over the dataset, [n ctx_len]."""
+    wanted = precision.spread(dataset.n_contexts, max(1, TRIAL_TOKENS // dataset.ctx_len))
+    return np.concatenate([store.read_contexts(dataset, c, c + 1) for c in wanted])
+
+
+def _settle(held: Held, report: dict[str, Any], error: str) -> None:
+    """Give the report to the import's owner; one that asked for it is imported where nothing is wrong."""
+    row = held.row
+    report["lm"], report["dataset"] = row.lm_id, row.dataset_id
+    report["options"] = row.options
+    fine = not error and _is_fine(report)
+    state = State.QUEUED if fine and row.go_on else State.WAITING
+    if row.go_on and not fine and not error:
+        error = report["trial"]["text"] if report.get("trial") else "the check leaves something open: see the report"
+    values = {"lm": row.lm, "dataset": row.dataset, "name": row.name or _name(report)}
+    if not held.mine.update(report=report, error=error, state=state, attempts=0, heartbeat_at=Now(), **values):
+        raise Abandoned
+    if state == State.QUEUED:
+        queue.send_import(row.pk)
+
+
+def _is_fine(report: dict[str, Any]) -> bool:
+    tried = report.get("trial") or {"state": "ok"}
+    return bool(report.get("ready")) and tried["state"] != "fail"
+
+
+def _name(report: dict[str, Any]) -> str:
+    """What to call an SAE that nobody has named: its place and size."""
+    found = report.get("detected")
+    if not found:
+        return ""
+    hub_id = (report.get("hub") or {}).get("id", "")
+    place = hub_id or " ".join(filter(None, (found["lm_name"], found["hook_name"])))
+    return f"{place or found['format_title']} {found['d_sae']}"[:200]
+
+
+# ---- from the hub --------------------------------------------------------------------------------
+
+
+def _download(held: Held, report: dict[str, Any]) -> None:
+    """Bring the files of a hub id to where uploaded ones are; those that are here stay."""
+    row = held.row
+    if row.files.exists() and row.report.get("hub"):
+        report["hub"] = row.report["hub"]
+        return
+    wanted = hub.parsed(row.source)
+    with explained():
+        listed = hub.listing(wanted, settings.UPLOAD_MAX_BYTES)
+        _make_room(row, listed)
+        held.pulse.report(0)
+        into = unpacked(row.pk)
+        found = hub.download(wanted, listed, into / "hub")
+        for name, path in found.items():
+            held.pulse.report(0)
+            keep_file(row, name, path)
+    report["hub"] = {"id": str(wanted), "commit": listed.commit, "bytes": listed.total}
+
+
+def _make_room(row: SaeImport, listed: hub.Listed) -> None:
+    """Forget what an attempt that was cut off has stored, and count what is to come."""
+    row.files.all().delete()
+    storage.current().remove(folder(row))
+    into = unpacked(row.pk)
+    into.mkdir(parents=True, exist_ok=True)
+    with transaction.atomic():
+        limits.one_by_one(row.owner)
+        limits.check_adding(row, listed.total)
+    limits.check_room(into, listed.total)
