@@ -7,7 +7,7 @@ from django.urls import path, re_path, register_converter
 from django.views.generic import RedirectView
 
 from browser.converters import ChangeConverter, KeepingConverter, SaeConverter
-from browser.views import accounts, latents, management, runs, saes, site
+from browser.views import accounts, imports, latents, management, runs, saes, site, uploads
 
 register_converter(SaeConverter, "sae")
 register_converter(ChangeConverter, "change")
@@ -51,6 +51,19 @@ urlpatterns = [
     path("jobs/<int:pk>/cancel.json", runs.run_steer_json, {"action": "cancel"}, name="run_cancel_json"),
     path("jobs/<int:pk>/resume", runs.run_steer, {"action": "resume"}, name="run_resume"),
     path("jobs/<int:pk>/resume.json", runs.run_steer_json, {"action": "resume"}, name="run_resume_json"),
+    path("upload", uploads.upload, name="upload"),
+    path("imports/<uuid:key>", uploads.import_detail, name="import_detail"),
+    path("imports/<uuid:key>/live", uploads.import_live, name="import_live"),
+    path("imports", imports.import_create, name="imports"),
+    path("imports.json", imports.import_list_json, name="imports_json"),
+    path("imports/<uuid:key>.json", imports.import_json, name="import_json"),
+    path("imports/<uuid:key>/check", imports.import_check, name="import_check"),
+    path("imports/<uuid:key>/start", imports.import_start, name="import_start"),
+    path("imports/<uuid:key>/cancel", imports.import_cancel, name="import_cancel"),
+    path("imports/<uuid:key>/files", imports.import_files, name="import_files"),
+    path("imports/<uuid:key>/files/form", imports.import_form, name="import_form"),
+    path("imports/<uuid:key>/files/<uuid:file>", imports.import_file, name="import_file"),
+    path("api/imports", imports.import_api, name="api_imports"),
     path("login", accounts.login, name="login"),
     path("logout", accounts.logout, name="logout"),
     path("register", accounts.register, name="register"),

@@ -8,15 +8,17 @@ from typing import Any, ClassVar
 
 from django.db import connection
 from django.db.models import Count, F, Q, QuerySet, Sum
+from django.urls import reverse
 from django.utils import timezone
 
 from browser import report
 from browser.errors import NotFound, SaeDeleted
 from browser.queries import jump, pace, stall
+from browser.queries.pace import PUBLISHED
 from browser.queries.progress import Progress
 from browser.queries.stages import Queue, Shards
 from sae_backend import store
-from sae_backend.models import UNFINISHED, DeletedSae, LogLine, Run, RunShard, SaeImport
+from sae_backend.models import RESUMABLE, UNFINISHED, DeletedSae, LogLine, Run, RunShard, SaeImport
 
 LISTED = 50  # finished runs on the list of jobs
 WAITING = 200  # unfinished runs on it
@@ -31,6 +33,7 @@ class RunPage:
     progress: Progress
     log: list[LogLine]
     why: str  # it does not move, and what to do; "" while it moves
+    brought: SaeImport | None = None  # where it failed: the import that asked for it, with the choices that were made
     may_steer: bool = False  # whoever looks at it may cancel and resume it
     template: ClassVar[str] = "browser/run_detail.html"
 
@@ -63,17 +66,49 @@ class RunSteering:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which jobs to list: of runs that are over, and of imports, those in these states; and what waits or computes."""
+
+    title: str
+    runs: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    unfinished: bool = False
+
+
+Import = SaeImport.State
+ON_THEIR_WAY = (Import.RECEIVING, Import.CHECKING, Import.WAITING, Import.QUEUED, Import.RUNNING)
+OVER = (*PUBLISHED, *RESUMABLE)
+CHOICES = {
+    "": Choice("All", OVER, (*ON_THEIR_WAY, Import.FAILED), True),
+    "open": Choice("Under way", (), ON_THEIR_WAY, True),
+    "done": Choice("Done", PUBLISHED),
+    "failed": Choice("Failed", (Run.State.FAILED,), (Import.FAILED,)),
+    "cancelled": Choice("Cancelled", (Run.State.CANCELLED,), (Import.CANCELLED,)),
+}
+
+
+@dataclass(frozen=True)
 class RunList:
     """The list of jobs; with _runs_live.html the part that changes."""
 
     unfinished: list[Progress]
     finished: list[Progress]
     imports: list[SaeImport]
+    state: str = ""  # a key of CHOICES
     template: ClassVar[str] = "browser/run_list.html"
 
     @property
     def changing(self) -> bool:
-        return bool(self.unfinished) or any(i.state != SaeImport.State.FAILED for i in self.imports)
+        return bool(self.unfinished) or any(i.state in ON_THEIR_WAY for i in self.imports)
+
+    @property
+    def tabs(self) -> list[tuple[str, str, bool]]:
+        """Query, title and whether it is shown, of each choice."""
+        return [(f"?state={key}" if key else "", choice.title, key == self.state) for key, choice in CHOICES.items()]
+
+    @property
+    def choice(self) -> Choice:
+        return CHOICES[self.state]
 
 
 def page(pk: int) -> RunPage:
@@ -86,14 +121,25 @@ def page(pk: int) -> RunPage:
     log = list(run.log.order_by("-pk")[:LOG_LINES])[::-1]
     among = unfinished() if run.state in UNFINISHED else []  # what stands before it says when it begins
     progress = next((p for p in among if p.run.pk == pk), None) or progress_of([run])[0]
-    return RunPage(progress, log, stall.why(progress) if progress.stalled else "")
+    brought = run.imports.first() if run.state == Run.State.FAILED else None
+    return RunPage(progress, log, stall.why(progress) if progress.stalled else "", brought)
 
 
-def listing() -> RunList:
-    """Unfinished jobs, the latest finished ones, and imports that are not done."""
-    finished = list(_runs().exclude(state__in=UNFINISHED).order_by("-pk")[:LISTED])
-    imports = SaeImport.objects.exclude(state=SaeImport.State.DONE).select_related("lm").defer("lm__vocabulary")
-    return RunList(unfinished(), progress_of(finished), list(imports.order_by("-pk")[:LISTED]))
+def listing(state: str = "") -> RunList:
+    """Unfinished jobs, the latest finished ones, and imports that are not done; or only some of them."""
+    state = state if state in CHOICES else ""
+    wanted = CHOICES[state]
+    finished = list(_runs().filter(state__in=wanted.runs).order_by("-pk")[:LISTED])
+    imports = SaeImport.objects.filter(state__in=wanted.imports).select_related("lm", "owner").defer("lm__vocabulary")
+    waiting = unfinished() if wanted.unfinished else []
+    return RunList(waiting, progress_of(finished), list(imports.order_by("-pk")[:LISTED]), state)
+
+
+def import_json(row: SaeImport) -> dict[str, Any]:
+    """An import in the list, for programs."""
+    said = {"id": row.pk, "name": row.name, "state": row.state, "error": row.error or None}
+    asked = row.owner.get_username() if row.owner else None
+    return {**said, "asked_by": asked, "url": reverse("import_detail", args=[row.key])}
 
 
 def unfinished() -> list[Progress]:

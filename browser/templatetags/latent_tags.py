@@ -40,6 +40,10 @@ STATUSES = {
     "failed": ("err", "cross"),
     "cancelled": ("wait", "stop"),
     "dropped": ("wait", "dead"),
+    "receiving": ("wait", "waiting"),
+    "checking": ("run", "running"),
+    "waiting": ("warn", "waiting"),
+    "done": ("ok", "done"),
 }
 
 

@@ -21,14 +21,14 @@ STEER = {"cancel": queue.cancel, "resume": queue.resume}
 @require_safe
 @never_cache
 def run_list(request: HttpRequest) -> HttpResponse:
-    return pages.show(request, runs.listing())
+    return pages.show(request, runs.listing(request.GET.get("state", "")))
 
 
 @require_safe
 @never_cache
 def runs_live(request: HttpRequest) -> HttpResponse:
     """The part of the list that changes."""
-    return render(request, "browser/_runs_live.html", {"page": runs.listing()})
+    return render(request, "browser/_runs_live.html", {"page": runs.listing(request.GET.get("state", ""))})
 
 
 @require_safe
@@ -41,10 +41,9 @@ def runs_running(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def run_list_json(request: HttpRequest) -> HttpResponse:
-    listing = runs.listing()
+    listing = runs.listing(request.GET.get("state", ""))
     jobs = [progress.as_json() for progress in (*listing.unfinished, *listing.finished)]
-    imports = [{"id": i.pk, "name": i.name, "state": i.state, "error": i.error or None} for i in listing.imports]
-    return pages.as_json({"jobs": jobs, "imports": imports})
+    return pages.as_json({"jobs": jobs, "imports": [runs.import_json(row) for row in listing.imports]})
 
 
 def job(request: HttpRequest, pk: int) -> RunPage:

@@ -1,0 +1,189 @@
+"""The page of an import: its files, what a check found, and the choices before it is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.conf import settings
+from django.utils import timezone
+
+from browser.errors import NotFound
+from browser.queries import estimate
+from browser.templatetags.latent_tags import fixed
+from browser.upload_forms import UploadForm
+from sae_backend import intake
+from sae_backend.models import Dataset, LanguageModel, SaeImport, UploadFile
+
+State = SaeImport.State
+OPEN = (State.RECEIVING, State.CHECKING, State.WAITING, State.QUEUED, State.RUNNING)
+WORKING = (State.CHECKING, State.QUEUED, State.RUNNING)  # a worker has it, or will
+TAKES_FILES = (State.RECEIVING, State.WAITING, State.FAILED)
+WORDS = {"ok": "Passed", "warn": "Warning", "fail": "Failed"}
+MARKS = {"ok": ("ok", "done"), "warn": ("wa", "warning"), "fail": ("er", "cross")}
+
+
+@dataclass(frozen=True)
+class CheckLine:
+    """One line of the report: glyph, word and sentence, and a figure at its end."""
+
+    name: str
+    state: str
+    text: str
+    figure: str = ""
+    url: str = ""
+
+    @property
+    def word(self) -> str:
+        return WORDS[self.state]
+
+    @property
+    def css(self) -> str:
+        return MARKS[self.state][0]
+
+    @property
+    def glyph(self) -> str:
+        return MARKS[self.state][1]
+
+
+@dataclass(frozen=True)
+class FileLine:
+    """A file of the import, and how much of it has arrived."""
+
+    file: UploadFile
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.file.received / self.file.size if self.file.size else 100.0
+
+
+@dataclass(frozen=True)
+class UploadPage:
+    """The page, and with _import_live.html the part of it that a worker changes."""
+
+    row: SaeImport | None = None
+    files: list[FileLine] = field(default_factory=list)
+    form: UploadForm | None = None
+    estimate: float | None = None
+    mine: list[SaeImport] = field(default_factory=list)
+    error: str = ""  # why what was asked for could not be done
+    may_upload: bool = False
+    may_change: bool = False
+    has_lm: bool = True
+    template: ClassVar[str] = "browser/import_detail.html"
+
+    @property
+    def state(self) -> str:
+        return self.row.state if self.row else ""
+
+    @property
+    def working(self) -> bool:
+        return self.state in WORKING
+
+    @property
+    def takes_files(self) -> bool:
+        return self.row is None or (self.state in TAKES_FILES and not self.row.from_hub)
+
+    @property
+    def can_check(self) -> bool:
+        return self.state in TAKES_FILES and bool(self.row and (self.row.from_hub or self.whole))
+
+    @property
+    def whole(self) -> bool:
+        """Every file has arrived."""
+        return bool(self.files) and all(line.file.complete for line in self.files)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.row and self.state == State.WAITING and self.row.report.get("ready"))
+
+    @property
+    def detected(self) -> dict[str, Any]:
+        return (self.row.report.get("detected") or {}) if self.row else {}
+
+    @property
+    def here(self) -> dict[str, Any] | None:
+        return self.row.report.get("here") if self.row else None
+
+    @property
+    def checks(self) -> list[CheckLine]:
+        return _lines(self.row.report) if self.row else []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {state: sum(line.state == state for line in self.checks) for state in WORDS}
+
+    @property
+    def doubtful(self) -> bool:
+        """The trial says that it is probably read wrongly."""
+        return bool(self.row) and (self.row.report.get("trial") or {}).get("state") == "fail"  # type: ignore[union-attr]
+
+    @property
+    def waits_long(self) -> bool:
+        """No worker has begun with it in the time in which one that runs would have."""
+        if not self.row or not self.working or self.row.attempts:
+            return False
+        since = self.row.heartbeat_at or self.row.created_at
+        return timezone.now() - since > timedelta(seconds=settings.STALLED_SECONDS)
+
+    @property
+    def expires(self) -> datetime | None:
+        return intake.expires(self.row) if self.row else None
+
+
+def _lines(report: dict[str, Any]) -> list[CheckLine]:
+    """Checks, trial, notes and whether it is here already, in the order in which they are looked at."""
+    checks = [CheckLine(each["name"].capitalize(), each["state"], each["text"]) for each in report.get("checks", [])]
+    open_ = [
+        CheckLine("Left open", "warn" if not each["required"] else "fail", each["text"])
+        for each in report.get("questions", [])
+        if each["field"] not in (report.get("options") or {})
+    ]
+    notes = [CheckLine("Note", "warn", note) for note in (report.get("detected") or {}).get("notes", [])]
+    return [*open_, *checks, *notes, *_trial(report.get("trial")), *_here(report)]
+
+
+def _trial(trial: dict[str, Any] | None) -> list[CheckLine]:
+    if not trial:
+        return []
+    figures = f"L0 {fixed(trial['l0'], 1)}, FVU {fixed(trial['fvu'], 3)}"
+    text = f"on {trial['tokens']:,} tokens: {figures}. {trial['text']}"
+    return [CheckLine("Trial run", trial["state"], text.replace(",", "\N{NARROW NO-BREAK SPACE}", 1))]
+
+
+def _here(report: dict[str, Any]) -> list[CheckLine]:
+    if "here" not in report:
+        return []
+    here = report["here"]
+    if here is None:
+        return [CheckLine("Already here?", "ok", "no SAE with these weights")]
+    text = f"these weights are here as {here['name']}, of {here['lm']}: computing adds a run to it"
+    return [CheckLine("Already here?", "warn", text, url=f"/s/{here['public_id']}")]
+
+
+def page(row: SaeImport | None, user: Any, may_upload: bool, may_change: bool, error: str = "") -> UploadPage:
+    """The page of an import, or of one to be begun."""
+    lms = list(LanguageModel.objects.defer("vocabulary").order_by("name"))
+    shown = UploadPage(row, error=error, may_upload=may_upload, may_change=may_change, has_lm=bool(lms))
+    if row is None:
+        return replace(shown, mine=_mine(user))
+    datasets = Dataset.objects.filter(ready=True).select_related("lm").defer("lm__vocabulary").order_by("name", "pk")
+    form = UploadForm(row, lms, datasets)
+    files = [FileLine(file) for file in row.files.order_by("name")]
+    return replace(shown, files=files, form=form, estimate=estimate.seconds(row))
+
+
+def _mine(user: Any) -> list[SaeImport]:
+    """What this user has begun and not finished; of nobody's, what came without an account."""
+    owned = SaeImport.objects.filter(owner=user if user.is_authenticated else None, state__in=[*OPEN, State.FAILED])
+    return list(owned.order_by("-pk")[:20])
+
+
+def find(key: UUID) -> SaeImport:
+    imports = SaeImport.objects.select_related("lm", "dataset__lm", "owner", "sae", "run").defer("lm__vocabulary")
+    row = imports.filter(key=key).first()
+    if row is None:
+        raise NotFound("There is no such import", "Imports that nobody came back for are deleted after a while.")
+    return row

@@ -1,0 +1,70 @@
+"""Which jobs are listed, who asked for them, and where each leads."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from sae_backend.models import Run, SaeImport
+from tests.browser import run_rows, sae_rows
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def jobs() -> dict[str, Run]:
+    ada = User.objects.create_user("ada")
+    live = sae_rows.publish(sae_rows.new_sae("shown", slug="shown")).run
+    made = {"done": live}
+    for state in ("failed", "cancelled"):
+        run = sae_rows.new_run(sae_rows.new_sae(state, slug=state))
+        Run.objects.filter(pk=run.pk).update(state=state, error="the disk is full", owner=ada)
+        made[state] = run
+    made["open"] = run_rows.computing(sae_rows.new_sae("under-way", slug="under-way"))
+    for state in SaeImport.State.values:
+        SaeImport.objects.create(name=f"import-{state}", source="/x", lm=live.sae.lm, state=state, owner=ada)
+    return made
+
+
+def listed(client: Client, state: str) -> tuple[set[int], set[str]]:
+    data = client.get("/jobs.json", {"state": state} if state else {}).json()
+    return {job["id"] for job in data["jobs"]}, {row["state"] for row in data["imports"]}
+
+
+ON_THEIR_WAY = {"receiving", "checking", "waiting", "queued", "running"}
+
+
+def test_each_choice_lists_its_jobs_and_imports(client: Client, jobs: dict[str, Run]) -> None:
+    assert listed(client, "") == ({run.pk for run in jobs.values()}, ON_THEIR_WAY | {"failed"})
+    imports = {"done": set(), "failed": {"failed"}, "cancelled": {"cancelled"}, "open": ON_THEIR_WAY}
+    for state, run in jobs.items():
+        assert listed(client, state) == ({run.pk}, imports[state]), state
+    assert listed(client, "nonsense") == listed(client, "")
+
+
+def test_the_page_marks_the_choice_and_its_live_part_keeps_it(client: Client, jobs: dict[str, Run]) -> None:
+    page = client.get("/jobs?state=open").content.decode()
+    assert '<a href="/jobs?state=open" aria-current="page">Under way</a>' in page
+    assert 'data-poll="/jobs/live?state=open"' in page
+    part = client.get("/jobs/live?state=failed").content.decode()
+    assert "import-failed" in part and "import-queued" not in part and "under-way" not in part
+    assert "data-poll" not in client.get("/jobs?state=failed").content.decode()
+
+
+def test_imports_lead_to_their_pages_and_say_who_asked(client: Client, jobs: dict[str, Run]) -> None:
+    page = client.get("/jobs").content.decode()
+    for row in SaeImport.objects.filter(state__in=["checking", "waiting", "failed"]):
+        assert f'href="/imports/{row.key}"' in page
+    assert "Waits for a choice" in page and ">ada</td>" in page
+
+
+def test_a_failed_job_leads_to_computing_it_otherwise_and_to_how_it_was_read(
+    client: Client, jobs: dict[str, Run], settings: object
+) -> None:
+    settings.OPEN_TO_ALL = True  # type: ignore[attr-defined]
+    run = jobs["failed"]
+    row = SaeImport.objects.create(name="x", lm=run.sae.lm, sae=run.sae, run=run, state="done")
+    page = client.get(f"/jobs/{run.pk}").content.decode()
+    assert f'href="/s/{run.sae.public_id}/settings#rerun"' in page and f'href="/imports/{row.key}?look"' in page
+    assert f'action="/jobs/{run.pk}/resume"' in page
