@@ -90,6 +90,17 @@ ARCHITECTURES: dict[str, str] = {
 FORMATS: dict[str, str] = {
     "saelens": "SAELens",
     "openai": "OpenAI sparse_autoencoder",
+    "sparsify": "EleutherAI sparsify",
+    "dictionary_learning": "dictionary_learning",
+    "gemma_scope": "Gemma Scope",
+    "gemma_scope_2": "Gemma Scope 2",
+    "llama_scope": "Llama Scope",
+    "lm_saes": "lm-saes (llamascopium)",
+    "goodfire": "Goodfire",
+    "qwen_scope": "Qwen Scope",
+    "matrices": "a state dict of W_enc, W_dec, b_enc and b_dec",
+    "circuit_tracer": "circuit-tracer transcoder",
+    "transcoder_circuits": "transcoder_circuits",
 }
 """What the module of each format is called, and its title."""
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+import tracemalloc
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,23 @@ import numpy as np
 import pytest
 import torch
 
-from sae_backend.core.checkpoints import CheckpointError, load
+from sae_backend.core.checkpoints import CheckpointError, detect, load
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BAD = FIXTURES / "bad"
 
+ARCHIVE = "is an archive without weights"
 REFUSED = {
+    "archives/encrypted_flag.zip": ARCHIVE,
+    "archives/null_in_name.zip": ARCHIVE,
+    "archives/symlink.zip": ARCHIVE,
+    "archives/traversal.zip": ARCHIVE,
+    "archives/weird_names.zip": ARCHIVE,
+    "bombs/npz_2GB_bzip2.npz": "encrypted or compressed with what NumPy does not use",
+    "bombs/torch_pt_deflated_record.pt": "is a compressed or encrypted archive; torch.save writes neither",
+    "bombs/zip_central_dir_lies.npz": "is not a readable NumPy archive",
+    "bombs/zip_nested.zip": ARCHIVE,
+    "bombs/zip_overlapping_entries.zip": ARCHIVE,
     "cfg/architecture_list": "architecture is a list; known are standard",
     "cfg/d_sae_float": "d_sae is 16.5; it must be a whole number",
     "cfg/duplicate_d_in": "cfg.json sets d_in twice",
@@ -32,6 +47,10 @@ REFUSED = {
     "empty/empty.json": "empty.json is empty",
     "empty/zip_no_entries.zip": "is an archive without weights",
     "pickle/exec_legacy_saelens_layout.pt": "asks for the Python object exec",
+    "pickle/exec_os_system.pkl": "is a raw pickle",
+    "pickle/getattr_gadget.pkl": "is a raw pickle",
+    "pickle/object_array.npz": "W_enc.npy holds object; expected an array of floating-point numbers",
+    "pickle/stack_global_dotted.pkl": "is a raw pickle",
     "pickle/exec_raw.pkl": "is a raw pickle, which can run code",
     "pickle/exec_torch_nonzip.pt": "container from before 2020",
     "pickle/exec_torch_zip.pt": "asks for the Python object exec",
@@ -56,14 +75,20 @@ REFUSED = {
     "semantic/inf_bias": "b_dec has values that are NaN or infinite",
     "semantic/k_larger_than_d_sae": "k is 100; it must be a whole number from 1 to d_sae, 16",
     "semantic/missing_W_dec": "W_dec missing; a SAELens standard SAE needs it. Found: W_enc, b_dec, b_enc",
-    "torch/k_negative.pt": "No known format. k_negative.pt has W_enc, W_dec, b_enc, b_dec, k",
+    "torch/k_negative.pt": "No known format. k_negative.pt has W_dec, W_enc, b_dec, b_enc, k",
     "torch/list.pt": "holds a list; expected a state dict",
     "torch/meta_tensor.pt": "W_enc is not a plain dense tensor",
     "torch/not_a_dict.pt": "holds a Tensor; expected a state dict",
     "torch/sparse_tensor.pt": "encoder.weight is not a plain dense tensor",
+    "torch/stride0_expand.pt": "claims 268,435,456 numbers but stores fewer",
     "torch/stride_oob.pt": "not a readable torch file",
     "torch/whole_module.pt": "asks for the Python object torch.nn.modules.linear.Linear",
 }
+ONLY_LOADING = {"bombs/zip_central_dir_lies.npz", "semantic/inf_bias", "semantic/k_larger_than_d_sae"}
+"""Seen in the numbers themselves, or once all is put together."""
+EXECUTED = Path(tempfile.gettempdir()) / "SAE_FIXTURE_PICKLE_EXECUTED"
+ESCAPED = Path(tempfile.gettempdir()) / "SAE_FIXTURE_ESCAPED"
+"""Made by the hostile files, if any of them gets what it wants."""
 HARMLESS = {
     "cfg/dtype_attr": "the dtype of cfg.json is not read",
     "cfg/dtype_unknown": "the dtype of cfg.json is not read",
@@ -73,12 +98,35 @@ HARMLESS = {
 }
 
 
+@pytest.mark.parametrize("read", [load, detect])
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_bad_file_gives_a_sentence(name: str) -> None:
+def test_a_bad_file_gives_a_sentence(name: str, read: Callable[[Path], Any]) -> None:
+    if read is detect and name in ONLY_LOADING:
+        return
     with pytest.raises(CheckpointError) as refused:
-        load(BAD / name)
+        read(BAD / name)
     assert REFUSED[name] in str(refused.value)
     assert str(refused.value).endswith(".") and str(refused.value).isprintable()
+    assert not EXECUTED.exists() and not ESCAPED.exists()
+
+
+def test_what_is_small_and_grows_huge_is_refused_before_it_has_grown(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        header = b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (2500000,), }"
+        archive.writestr("W_enc.npy", header.ljust(127) + b"\n" + bytes(10_000_000))
+    (tmp_path / "b.pkl").write_bytes(b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b".")
+    deep = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
+    (tmp_path / "c.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        for i in range(1500):
+            archive.writestr(f"{i}.npy", b"")
+    sentences = {"a.npz": "expands more than 100 times", "b.pkl": "raw pickle", "c.safetensors": "recursion limit"}
+    for name, sentence in (sentences | {"d.npz": "No known format. d.npz has 0, 1, 10"}).items():
+        tracemalloc.start()
+        with pytest.raises(CheckpointError, match=sentence):
+            load(tmp_path / name, format="gemma_scope" if name == "a.npz" else None)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", HARMLESS)

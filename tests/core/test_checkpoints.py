@@ -39,6 +39,8 @@ READ: dict[str, Mapping[str, Any]] = {
     "saelens/train_ckpt_whitening": {"input_norm": "none"},
     "saelens/train_matryoshka_inference": {"architecture": "jumprelu"},
     "saelens/transcoder": {"hook_name": "blocks.3.ln2.hook_normalized", "d_in": 64, "d_out": 48},
+    "saelens_legacy/sae_training_2024-03_pt": {"hook_name": "blocks.3.hook_resid_pre", "model_name": "gpt2-small"},
+    "saelens_legacy/v0.7.0_pt": {"hook_name": "blocks.3.hook_resid_pre", "subtract_b_dec": True},
     "saelens_legacy/v2.1.3_dir_scaled": {"hook_name": "blocks.3.hook_resid_pre", "subtract_b_dec": True},
     "saelens_legacy/v5.11.0_standard_finetuned": {"architecture": "standard", "model_name": "gpt2-small"},
     "saelens_legacy/v5.11.0_tanh_relu": {"architecture": "tanh_relu"},
@@ -75,7 +77,9 @@ def test_every_fixture_with_expected_values_is_read() -> None:
     mine = {name for name in found if name.split("/")[0] in ("saelens", "saelens_legacy", "openai")}
     assert mine == READ.keys() | {
         "openai/train_py_fastautoencoder",
+        "saelens/abstopk",
         "saelens/train_batchtopk_rescale_training_ckpt",
+        "saelens_legacy/sae_training_2024-03_pkl",
     }
 
 
@@ -160,7 +164,7 @@ def edited(tmp_path: Path, name: str, **settings: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("architecture", ["abstopk", "matching_pursuit", "temporal", "top-p"])
+@pytest.mark.parametrize("architecture", ["matching_pursuit", "temporal", "top-p"])
 def test_other_architectures_are_refused_by_name(tmp_path: Path, architecture: str) -> None:
     with pytest.raises(CheckpointError, match=architecture):
         load(edited(tmp_path, "saelens/standard", architecture=architecture))

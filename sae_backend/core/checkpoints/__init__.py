@@ -8,7 +8,22 @@ from typing import Any
 
 from ..detected import FORMATS, OPTIONS, Check, Detected, Option, Question
 from ..sae import SparseAutoencoder
-from . import openai, saelens
+from . import (
+    circuit_tracer,
+    dictionary_learning,
+    elsewhere,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    llama_scope,
+    lm_saes,
+    matrices,
+    openai,
+    qwen_scope,
+    saelens,
+    sparsify,
+    transcoder_circuits,
+)
 from .assembling import Draft, assemble, describe, settle
 from .errors import CheckpointError
 from .files import MAX_BYTES, Files, Source, list_files
@@ -19,7 +34,22 @@ __all__ = [
     "FORMATS", "OPTIONS", "Check", "CheckpointError", "Detected", "Option", "Question", "detect", "list_files", "load",
 ]  # fmt: skip
 
-READERS: dict[str, ModuleType] = {"openai": openai, "saelens": saelens}
+READERS: dict[str, ModuleType] = {
+    "elsewhere": elsewhere,
+    "transcoder_circuits": transcoder_circuits,
+    "saelens": saelens,
+    "lm_saes": lm_saes,
+    "goodfire": goodfire,
+    "openai": openai,
+    "llama_scope": llama_scope,
+    "sparsify": sparsify,
+    "gemma_scope_2": gemma_scope_2,
+    "gemma_scope": gemma_scope,
+    "dictionary_learning": dictionary_learning,
+    "qwen_scope": qwen_scope,
+    "matrices": matrices,
+    "circuit_tracer": circuit_tracer,
+}
 """Asked in this order; the first that recognises a file of weights reads it."""
 
 
@@ -55,10 +85,7 @@ def _choose(files: Files) -> tuple[Source, ModuleType]:
     """Return the file of weights to read and its format: the one nearest to the top, where that is one."""
     found = [(source, reader) for source in files.sources() if (reader := _reader(source)) is not None]
     if not found:
-        titles = ", ".join(FORMATS.values())
-        raise CheckpointError(
-            f"No known format. {files.describe()} Known are {titles}; SAELens weights need their cfg.json."
-        )
+        raise CheckpointError(files.describe())
     depth = found[0][0].name.count("/")
     near = [source.name for source, _ in found if source.name.count("/") == depth]
     if len(near) > 1:

@@ -43,6 +43,8 @@ class Draft:
     metadata: dict[str, Plain] = field(default_factory=dict)
     transcoder: bool = False
     #: It reads and writes at different hook points, named or not.
+    two_sided: bool = False
+    #: Its activations may be negative: each latent becomes two, of its positive and its negative side.
     folds: list[Callable[[Draft], None]] = field(default_factory=list)
     #: Rewrite the weights, with equal results; called in this order once they are needed.
     questions: list[Question] = field(default_factory=list)
@@ -53,7 +55,12 @@ class Draft:
         self.questions.append(Question(name, text, default is None, default, choices_of(name)))
 
 
-NOT_CONFIG = {"tensors", "output_scale", "transcoder", "folds", "questions", "notes"}
+TWO_SIDED = (
+    "Activations may be negative: every latent is shown as two, number i for its positive side and number i + {} "
+    "for its negative, which changes neither what is selected nor what is reconstructed."
+)
+SQUARE = "There are as many latents as dimensions: shapes cannot tell which way round the matrices are stored."
+NOT_CONFIG = {"tensors", "output_scale", "transcoder", "two_sided", "folds", "questions", "notes"}
 
 
 def settle(draft: Draft, source: Source) -> None:
@@ -67,8 +74,13 @@ def settle(draft: Draft, source: Source) -> None:
     draft.k = said.k or draft.k
     _settle_transcoder(draft, source)
     draft.questions = [each for each in draft.questions if getattr(said, each.field) is None]
+    d_in, d_sae, d_out = sizes_of(draft.tensors)
+    if d_sae in (d_in, d_out) and source.said.turned is None:
+        draft.ask("turned", SQUARE, default=False)
     if draft.hook_name is None:
         draft.ask("hook_name", "The files do not say which hook point the SAE reads: choose it.")
+    if draft.two_sided:
+        draft.notes.append(TWO_SIDED.format(sizes_of(draft.tensors)[1]))
     if draft.notes:
         draft.metadata["note"] = " ".join(draft.notes)
 
@@ -109,7 +121,7 @@ def describe(draft: Draft, source: Source) -> Detected:
         architecture=draft.architecture,
         d_in=d_in,
         d_out=d_out,
-        d_sae=d_sae,
+        d_sae=2 * d_sae if draft.two_sided else d_sae,
         k=draft.k,
         dtype=str(draft.tensors["W_enc"].dtype).removeprefix("torch."),
         hook_name=draft.hook_name,
@@ -131,6 +143,8 @@ def assemble(draft: Draft, source: Source) -> SparseAutoencoder:
             raise CheckpointError(question.text, question)
     for fold in draft.folds:
         fold(draft)
+    if draft.two_sided:
+        split_sides(draft.tensors)
     sizes = sizes_of(draft.tensors)
     turned = bool(source.said.turned)
     tensors = {name: _own_copy(oriented(each, name, sizes, turned), name) for name, each in draft.tensors.items()}
@@ -164,6 +178,25 @@ def _config(draft: Draft, d_in: int, d_sae: int, d_out: int) -> SaeConfig:
     output_scale = 1 / draft.input_scale if draft.output_scale is None else draft.output_scale
     fields = {name: value for name, value in vars(draft).items() if name not in NOT_CONFIG}
     return SaeConfig(d_in=d_in, d_sae=d_sae, d_out=d_out, output_scale=output_scale, **fields)
+
+
+def flipped(tensor: Tensor, name: str) -> Tensor:
+    """Return a matrix as the format stores it the other way round."""
+    if tensor.ndim != 2:
+        raise CheckpointError(f"{name} is {_shape(tensor)}; expected a matrix.")
+    return tensor.T
+
+
+def split_sides(tensors: dict[str, Tensor]) -> None:
+    """Make latent i into i, its positive side, and i + d_sae, its negative, with the negated weights of both.
+
+    The k largest |pre_acts| are the k largest of pre_acts and -pre_acts, and an activation a along a decoder row is
+    -a along the negated row, so selection and reconstruction stay what they were.
+    """
+    sizes = sizes_of(tensors)
+    encoder, decoder = (oriented(tensors[name], name, sizes) for name in ("W_enc", "W_dec"))
+    tensors["W_enc"], tensors["W_dec"] = torch.cat([encoder, -encoder], 1), torch.cat([decoder, -decoder])
+    tensors["b_enc"] = torch.cat([tensors["b_enc"], -tensors["b_enc"]])
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:

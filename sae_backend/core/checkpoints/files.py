@@ -34,6 +34,7 @@ class Files:
         self.path, self.said, self.max_bytes = path, said, max_bytes
         self.paths = list_files(path)
         self._read: dict[str, dict[str, Any]] = {}
+        self._around: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def kinds(self) -> dict[str, Kind]:
@@ -59,17 +60,25 @@ class Files:
             path = self.paths[name]
             if path.stat().st_size > self.max_bytes:
                 raise CheckpointError(f"{name} is larger than {self.max_bytes:,} bytes, the limit set here.")
-            if self.kinds[name] == "npz":
-                self._read[name] = dict(npz.read(path, self.max_bytes))
+            if self.kinds[name] == "torch":
+                weights, self._around[name] = read_torch(path)
+            elif self.kinds[name] == "npz":
+                weights = dict(npz.read(path, self.max_bytes))
             else:
-                self._read[name] = (read_safetensors if self.kinds[name] == "safetensors" else read_torch)(path)
-            _check_sizes(self._read[name], name, self.max_bytes)
+                weights = read_safetensors(path)
+            _check_sizes(weights, name, self.max_bytes)
+            self._read[name] = weights
         return self._read[name]
+
+    def around(self, name: str) -> dict[str, Any]:
+        """Return what a torch file has beside its state dict: a configuration, a step."""
+        self.weights(name)
+        return self._around.get(name, {})
 
     def describe(self) -> str:
         """Return a sentence on what was found, for a checkpoint that no format recognises."""
-        if keys := [f"{listed([source.name])} has {listed(source.weights)}" for source in self.sources()]:
-            return "; ".join(keys[:5]) + "."
+        if keys := [f"{listed([source.name])} has {listed(sorted(source.keys))}" for source in self.sources()]:
+            return f"No known format. {'; '.join(keys[:5])}. SAELens weights need their cfg.json."
         for name, kind in self.kinds.items():
             if kind in UNREADABLE:
                 return f"{listed([name])} {UNREADABLE[kind]}."
@@ -94,6 +103,19 @@ class Source:
     @property
     def weights(self) -> dict[str, Any]:
         return self.files.weights(self.name)
+
+    @property
+    def around(self) -> dict[str, Any]:
+        return self.files.around(self.name)
+
+    @property
+    def is_torch(self) -> bool:
+        return self.files.kinds[self.name] == "torch"
+
+    def rank(self, key: str) -> int:
+        """Return the number of dimensions of a tensor, -1 of anything else."""
+        value = self.weights.get(key)
+        return value.ndim if isinstance(value, Tensor) else -1
 
     def has(self, *keys: str) -> bool:
         """Say whether all these are in the file."""

@@ -35,6 +35,24 @@ def fold_decoder_norm(draft: Draft) -> None:
     tensors["W_dec"] = rows / norm.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
 
 
+def threshold_by_decoder_norm(draft: Draft) -> None:
+    """Turn thresholds of pre_acts * |W_dec row| into thresholds of pre_acts; without a decoder row none is reached."""
+    tensors, info = draft.tensors, torch.finfo(torch.float32)
+    norm = _decoder_rows(tensors).norm(dim=1).clamp_min(info.tiny)
+    tensors["threshold"] = (tensors["threshold"].float() / norm).clamp_max(info.max)
+
+
+def fold_input_bias(draft: Draft) -> None:
+    """Fold a bias that is subtracted from the input, but not the decoder's, into b_enc."""
+    tensors = draft.tensors
+    bias = tensors.pop("b_in").float()
+    d_in, _, _ = sizes = sizes_of(tensors)
+    if bias.shape != (d_in,):
+        raise CheckpointError(f"The input's bias has {bias.numel()} numbers; expected d_in, {d_in}.")
+    encoder = oriented(tensors["W_enc"], "W_enc", sizes).float()
+    tensors["b_enc"] = tensors["b_enc"].float() - bias @ encoder
+
+
 def fold_whitening(draft: Draft, white: Mapping[str, Tensor]) -> None:
     """Fold x -> (x - mean) @ matrix before encoding, and its inverse after decoding, into the weights."""
     tensors = draft.tensors

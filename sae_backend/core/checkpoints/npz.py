@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.lib import format as npy
 from torch import Tensor
@@ -19,6 +21,7 @@ MAX_MEMBERS = 4096
 MAX_HEADER = 10_000
 MAX_RATIO = 100
 STORED_AS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+LOCAL_HEADER = struct.Struct("<26xHH")
 PIECE = 1 << 24
 
 
@@ -29,15 +32,15 @@ def keys(path: Path) -> frozenset[str]:
 
 
 def read(path: Path, max_bytes: int) -> dict[str, Tensor]:
-    """Return all arrays of numbers as tensors of their own."""
+    """Return all arrays of numbers: views of the mapped file where it is not compressed, else copies."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check(path, archive.infolist(), max_bytes)
-            return {each.filename.removesuffix(".npy"): _member(archive, each) for each in archive.infolist()}
+            return {each.filename.removesuffix(".npy"): _member(archive, each, path) for each in archive.infolist()}
     except CheckpointError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy each throw their own at a broken file
-        said = listed([str(error).splitlines()[0] if str(error) else type(error).__name__])
+        said = listed([(str(error).splitlines() or [""])[0] or type(error).__name__])
         raise CheckpointError(f"{path.name} is not a readable NumPy archive ({said}).") from None
 
 
@@ -54,18 +57,17 @@ def _check(path: Path, members: list[zipfile.ZipInfo], max_bytes: int) -> None:
         raise CheckpointError(f"{path.name} needs {needed:,} bytes; the limit set here is {max_bytes:,}.")
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Tensor:
+    name = listed([member.filename])
     with archive.open(member) as file:
         shape, fortran, dtype = _header(file)
-        name = listed([member.filename])
-        if dtype.kind not in "fiu" or dtype.hasobject or not dtype.isnative:
+        if dtype.kind not in "fi" or dtype.hasobject or not dtype.isnative:
             raise CheckpointError(f"{name} holds {dtype}; expected an array of floating-point numbers.")
-        if (wanted := math.prod(shape) * dtype.itemsize) > member.file_size or wanted < 0:
-            raise CheckpointError(f"{name} claims {wanted:,} bytes but has {member.file_size:,}; save it again.")
-        flat = np.empty(math.prod(shape), dtype)
-        _fill(file, flat.view(np.uint8).data, name)
-    if dtype.kind == "u" and dtype.itemsize > 1:
-        flat = flat.astype(np.int64)
+        n, at = math.prod(shape), file.tell()
+        if min(shape, default=0) < 0 or at + n * dtype.itemsize != member.file_size:
+            raise CheckpointError(f"{name} is not as long as its shape says; save it again.")
+        stored = member.compress_type == zipfile.ZIP_STORED and n > 0
+        flat = _mapped(path, member, at, n, dtype) if stored else _copied(file, n, dtype, name)
     whole = torch.from_numpy(flat)
     return whole.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if fortran else whole.reshape(shape)
 
@@ -78,10 +80,21 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return read_header[version](file, max_header_size=MAX_HEADER)
 
 
-def _fill(file: IO[bytes], rest: memoryview, name: str) -> None:
+def _mapped(path: Path, member: zipfile.ZipInfo, at: int, n: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Map n numbers that lie in the file as they are; copy-on-write, which spares us torch's warning."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        names = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    return np.memmap(path, dtype, "c", member.header_offset + LOCAL_HEADER.size + sum(names) + at, (n,))
+
+
+def _copied(file: IO[bytes], n: int, dtype: np.dtype[Any], name: str) -> npt.NDArray[Any]:
+    flat = np.empty(n, dtype)
+    rest = flat.view(np.uint8).data
     while rest:
         piece = file.read(min(PIECE, len(rest)))
         if not piece:
             raise CheckpointError(f"{name} ends before its last number; upload it again.")
         rest[: len(piece)] = piece
         rest = rest[len(piece) :]
+    return flat

@@ -1,4 +1,4 @@
-"""OpenAI's sparse_autoencoder: one torch file, a flat state dict of nn.Linear weights, without a hook point.
+"""OpenAI's sparse_autoencoder: one torch file, a flat state dict of nn.Linear weights; its path has the hook point.
 
 acts = act((n(x) - pre_bias) @ W + latent_bias); recon = (acts @ W_dec + pre_bias) * std + mean,
 where n is a layer norm exactly if the stored activation is TopK: their reader infers it, there is no flag.
@@ -6,13 +6,14 @@ where n is a layer norm exactly if the stored activation is TopK: their reader i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from . import settings
-from .assembling import Draft, tensors_of
+from .assembling import Draft, flipped, tensors_of
 from .files import Source
 
 KEYS = ("pre_bias", "latent_bias", "encoder.weight")
@@ -26,6 +27,14 @@ NOT_WEIGHTS = {
     "activation.k",
     "activation.postact_fn",
 }
+SITES = {
+    "mlp_post_act": "mlp.hook_post",
+    "resid_delta_attn": "hook_attn_out",
+    "resid_delta_mlp": "hook_mlp_out",
+    "resid_post_attn": "hook_resid_mid",
+    "resid_post_mlp": "hook_resid_post",
+}
+PLACE = re.compile(rf"({'|'.join(SITES)})(?:_v\d\w*?)?(?:/autoencoders)?[/_](\d+)\.pt$")
 FAST = (
     "This file is as train.py of sparse_autoencoder writes it: a TopK autoencoder without its k. "
     "Give k, the number of latents kept per token it was trained with."
@@ -47,6 +56,9 @@ def draft(source: Source) -> Draft:
     weights = {name: value for name, value in state.items() if name not in NOT_WEIGHTS}
     tensors = _renamed(tensors_of(weights, set(KEYS), DECODERS, "an OpenAI autoencoder"))
     found = Draft("openai", "standard", tensors, subtract_b_dec=True)
+    if place := PLACE.search(source.trail):
+        found.hook_name = f"blocks.{int(place[2])}.{SITES[place[1]]}"
+        found.model_name = "gpt2-small" if "gpt2-small" in source.trail else None
     activation = _activation(state)
     if activation != "ReLU":
         found.architecture = "topk"
@@ -61,9 +73,9 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate the names; a tied decoder is stored as the encoder's own matrix, or not at all."""
     tied = weights.get("decoder.linear.weight", weights["encoder.weight"])
     return {
-        "W_enc": weights["encoder.weight"].T,
+        "W_enc": flipped(weights["encoder.weight"], "encoder.weight"),
         "b_enc": weights["latent_bias"],
-        "W_dec": weights["decoder.weight"].T if "decoder.weight" in weights else tied,
+        "W_dec": flipped(weights["decoder.weight"], "decoder.weight") if "decoder.weight" in weights else tied,
         "b_dec": weights["pre_bias"],
     }
 

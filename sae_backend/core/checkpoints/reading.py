@@ -28,6 +28,7 @@ MAX_PICKLE = 8 << 20
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TORCH_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
+WRAPPERS = ("state_dict", "ae", "sae", "model_state_dict")
 UNREADABLE: dict[str, str] = {
     "empty": "is empty; upload it again",
     "pickle": "is a raw pickle, which can run code when read; save the weights as safetensors instead",
@@ -95,8 +96,8 @@ KNOWN_CONFIGURATIONS = [
 ]
 
 
-def read_torch(path: Path) -> dict[str, Any]:
-    """Return the state dict in a torch file: dense CPU tensors, numbers, text and dicts of these."""
+def read_torch(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the state dict in a torch file, of dense CPU tensors, numbers and text, and what lies around it."""
     _check_torch_zip(path)
     try:
         with torch.serialization.safe_globals(list(KNOWN_CONFIGURATIONS)):
@@ -110,11 +111,20 @@ def read_torch(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name} is not a readable torch file ({_first_line(error)}).") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path.name} holds a {type(state).__name__}; expected a state dict of named tensors.")
-    return _plain(state, path.name)
+    return _unwrapped(_plain(state, path.name), path.name)
+
+
+def _unwrapped(state: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the state dict inside a training checkpoint or an old pickle, and what was beside it there."""
+    for key in WRAPPERS:
+        inner = state.get(key)
+        if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
+            return _plain(inner, name), {outer: value for outer, value in state.items() if outer != key}
+    return state, {}
 
 
 def _plain(state: dict[Any, Any], name: str) -> dict[str, Any]:
-    """Return a dict whose tensors are what they claim to be, to two levels; further down none is ever used."""
+    """Return a dict whose own tensors are what they claim to be; those further down are not used."""
     if not all(isinstance(key, str) for key in state):
         raise CheckpointError(f"{name} has entries without names; expected a state dict of named tensors.")
     if len(state) > MAX_TENSORS:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import folding, settings
-from .assembling import Draft, tensors_of
+from .assembling import Draft, flipped, tensors_of
 from .errors import CheckpointError
 from .files import Source
 
@@ -32,13 +32,13 @@ TRANSCODERS = {
 ARCHITECTURES = {
     "standard": "standard",
     "topk": "topk",
+    "abstopk": "topk",
     "jumprelu": "jumprelu",
     "gated": "gated",
     "batchtopk": "batchtopk",
     "matryoshka_batchtopk": "batchtopk",
 } | TRANSCODERS
 REFUSED = {
-    "abstopk": "its activations may be negative, and every figure here is about positive ones",
     "matching_pursuit": "it has no encoder: its latents are chosen one after another",
     "temporal": "its latents depend on the whole context, not on one token",
 }
@@ -74,23 +74,31 @@ NOT_FOLDED = "The factor its inputs were scaled with in training is not in the f
 
 def recognises(source: Source) -> bool:
     """Say whether there are a cfg.json and weights under SAELens' names, in no format that shares either."""
-    if not source.has("W_dec") and not source.has("W_enc") or source.has("encoder.weight"):
+    if not source.has("W_dec") and not source.has("W_enc"):
         return False
-    cfg = source.beside(CFG)
+    if source.has("encoder.weight") or source.has("b_dec_out"):
+        return False
+    cfg = _cfg(source)
     return cfg is not None and ("architecture" in cfg or "d_in" in cfg)
+
+
+def _cfg(source: Source) -> dict[str, Any] | None:
+    """Return cfg.json, or the configuration that until version 2 was pickled beside the weights."""
+    pickled = source.around.get("cfg")
+    return pickled if isinstance(pickled, dict) else source.beside(CFG)
 
 
 def draft(source: Source) -> Draft:
     """Return what the files say, or which architecture or setting cannot be read."""
-    cfg = source.beside(CFG) or {}
+    cfg = _cfg(source) or {}
     written = _architecture(cfg)
     found = Draft("saelens", _computed_as(written, cfg), {}, subtract_b_dec=_subtracts(written, cfg))
-    found.transcoder = written in TRANSCODERS
+    found.transcoder, found.two_sided = written in TRANSCODERS, written == "abstopk"
     _describe(found, cfg, source)
     found.tensors = _tensors(found.architecture, written, source.weights)
     _check_sizes(cfg, found.tensors)
     if found.architecture == "topk":
-        found.k = source.said.k or settings.whole(_k(cfg), "k")
+        _set_k(found, cfg, source)
     folding.fold_factors(found.tensors, SCALES)
     if settings.flag(cfg.get("rescale_acts_by_decoder_norm", False), "rescale_acts_by_decoder_norm"):
         found.folds.append(folding.fold_decoder_norm)
@@ -118,9 +126,13 @@ def _computed_as(written: str, cfg: Mapping[str, Any]) -> Any:
     return ARCHITECTURES[written]
 
 
-def _k(cfg: Mapping[str, Any]) -> Any:
+def _set_k(found: Draft, cfg: Mapping[str, Any], source: Source) -> None:
     arguments = cfg.get("activation_fn_kwargs")
-    return cfg.get("k", arguments.get("k") if isinstance(arguments, dict) else None)
+    k = source.said.k or cfg.get("k", arguments.get("k") if isinstance(arguments, dict) else None)
+    if k is None:
+        found.ask("k", "The files do not say k: give the number of latents kept per token.")
+    else:
+        found.k = settings.whole(k, "k")
 
 
 def _subtracts(written: str, cfg: Mapping[str, Any]) -> bool:
@@ -164,7 +176,7 @@ def _tensors(architecture: str, written: str, weights: Mapping[str, Any]) -> dic
     translate: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
         "log_threshold": ("threshold", torch.exp),
         "topk_threshold": ("threshold", lambda threshold: threshold.expand(tensors["b_enc"].numel())),
-        "W_skip": ("W_skip", lambda skip: skip.T),
+        "W_skip": ("W_skip", lambda skip: flipped(skip, "W_skip")),
     }
     for name in translate.keys() & tensors.keys():
         new_name, function = translate[name]
