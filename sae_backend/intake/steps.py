@@ -50,7 +50,18 @@ def change(
     for field, value in given.items():
         if value is not UNSET:
             setattr(row, field, value)
+    if row.lm is None and row.dataset is not None:
+        row.lm = row.dataset.lm
     _refuse_unfit(row)
+
+
+def save(row: SaeImport, **choices: Any) -> None:
+    """Keep a person's choices before anything is done with them, so that no reload loses them."""
+    change(row, **choices)
+    values = {field: getattr(row, field) for field in ("name", "options", "lm", "dataset", "max_tokens")}
+    if not SaeImport.objects.filter(pk=row.pk, state__in=CHECKABLE).update(**values, touched_at=timezone.now()):
+        row.refresh_from_db()
+        raise IntakeError(f"this import is {row.state}: what is chosen for it stays as it was")
 
 
 def _plain(name: str) -> str:
