@@ -222,7 +222,11 @@ def _note(file: UploadFile, received: int) -> None:
 
 def _hand_over(file: UploadFile) -> None:
     """Give a whole file to the workers; the staged one goes only then."""
-    place = staged(file)
+    _shared(file, staged(file))
+    staged(file).unlink(missing_ok=True)
+
+
+def _shared(file: UploadFile, place: Path) -> None:
     try:
         _share(file, place)
     except storage.StorageError as error:
@@ -231,7 +235,6 @@ def _hand_over(file: UploadFile) -> None:
         raise _explained(error) from error
     file.complete, file.received = True, file.size
     UploadFile.objects.filter(pk=file.pk).update(complete=True, received=file.size)
-    place.unlink(missing_ok=True)
 
 
 def _share(file: UploadFile, place: Path) -> None:
@@ -245,10 +248,7 @@ def _share(file: UploadFile, place: Path) -> None:
 
 def keep_file(row: SaeImport, name: str, path: Path) -> None:
     """Store a file that a worker has brought, as if it had been sent."""
-    size = path.stat().st_size
-    file = UploadFile.objects.create(of=row, name=name[:400], size=size, received=size)
-    _share(file, path)
-    UploadFile.objects.filter(pk=file.pk).update(complete=True)
+    _shared(UploadFile.objects.create(of=row, name=name[:400], size=path.stat().st_size), path)
 
 
 def _explained(error: Exception) -> Exception:
@@ -276,10 +276,9 @@ def remove_bytes(row: SaeImport) -> None:
     storage.current().remove(folder(row))
 
 
-def receive(row: SaeImport, name: str, body: Readable, size: int, sha256: str = "") -> UploadFile:
-    """Take a whole file at once; one that ends early is not kept."""
-    file = add_file(row, name, size, sha256)
-    if not file.complete and append(file, 0, size, body) != size:
-        remove_file(file)
-        raise Damaged(f"{file.name} came only in part: send it again")
+def receive(row: SaeImport, name: str, path: Path, sha256: str = "") -> UploadFile:
+    """Take a whole file that lies on this host."""
+    file = add_file(row, name, path.stat().st_size, sha256)
+    if not file.complete:
+        _shared(file, path)
     return file
