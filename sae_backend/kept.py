@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -89,6 +90,16 @@ def forget() -> None:
     """Free what is kept for the run at hand; language models and SAEs stay."""
     latent_pass.cache_clear()
     context_pass.cache_clear()
+
+
+def forget_models() -> None:
+    """Free the language models, SAEs and runs that are kept, for one that needs the memory."""
+    forget()
+    for what in (lm, reference, sae):
+        what.cache_clear()
+    gc.collect()
+    if device() != "cpu":
+        torch.cuda.empty_cache()
 
 
 def dtype_difference(run: Run) -> dict[str, Any] | None:

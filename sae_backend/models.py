@@ -269,7 +269,7 @@ class Addition(models.Model):
     name = models.CharField(max_length=200)  # what pages will call it
     source = models.CharField(max_length=1000)  # name on the hub, folder, or name of the uploaded file
     revision = models.CharField(max_length=200, blank=True)  # on the hub: branch, tag or commit
-    lm = models.ForeignKey(LanguageModel, models.CASCADE, null=True, related_name="+")  # whose tokenizer reads a dataset
+    lm = models.ForeignKey(LanguageModel, models.CASCADE, null=True, related_name="+")  # which reads a dataset
     options = models.JSONField(default=dict)  # of a dataset: additions.OPTIONS
     text_sha256 = models.CharField(max_length=64, blank=True)  # of an uploaded file, under which it is stored
     text_bytes = models.BigIntegerField(default=0)

@@ -32,6 +32,10 @@ class Pulse:
     def report(self, done: int) -> None:
         """Take what is done so far; raise Abandoned where going on is of no use."""
         self._done = done
+        self.check()
+
+    def check(self) -> None:
+        """Raise Abandoned where going on is of no use."""
         if self._lost.is_set() or stopping.is_set():
             raise Abandoned
 

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from sae_backend import claims, locks, runs, spool, tasks
 from sae_backend.celery import app
-from sae_backend.models import RESUMABLE, UNFINISHED, Run, RunShard, SaeImport
+from sae_backend.models import RESUMABLE, UNFINISHED, Addition, Run, RunShard, SaeImport
 
 logger = logging.getLogger(__name__)
 BROKER_AWAY = (OperationalError, OSError)
@@ -165,13 +165,15 @@ def take_over(worker: str) -> int:
         _sent(tasks.publish_run, run.pk)
     for row in SaeImport.objects.filter(state__in=UNDER_WORK):
         send_again(row)
+    for pk in Addition.objects.filter(state=Addition.State.RUNNING).values_list("pk", flat=True):
+        send_addition(pk)
     return len(held)
 
 
 def sweep(silent_seconds: float) -> int:
-    """Send again what nobody works on: after a worker, Redis or the machine went away. How many shards, runs, imports.
+    """Send again what nobody works on: after a worker, Redis or the machine went away. How many of anything.
 
-    Runs and imports only with an empty queue: while messages wait, a silent run may just be behind them.
+    Runs, imports and additions only with an empty queue: while messages wait, a silent run may just be behind them.
     """
     taken = claims.take_silent()
     for shard in taken:
@@ -186,7 +188,7 @@ def sweep(silent_seconds: float) -> int:
             runs.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
             enqueue(run.pk)
             found += 1
-    return len(taken) + found + _imports(silent_seconds)
+    return len(taken) + found + _imports(silent_seconds) + _additions(silent_seconds)
 
 
 def _free_publication(run: Run, silent_seconds: float) -> None:
@@ -226,4 +228,22 @@ def _imports(seconds: float) -> int:
         if seconds >= settings.STALLED_SECONDS:
             locks.end_holder("import", row.pk)
         send_again(row)
+    return len(lost)
+
+
+def send_addition(addition_id: int) -> bool:
+    """Queue a language model or dataset to be added."""
+    return _sent(tasks.add_source, addition_id)
+
+
+def _additions(seconds: float) -> int:
+    """The same of language models and datasets."""
+    cutoff = Now() - timedelta(seconds=seconds)
+    silent = Q(heartbeat_at__lte=cutoff) | Q(heartbeat_at=None, created_at__lte=cutoff)
+    open_states = (Addition.State.QUEUED, Addition.State.RUNNING)
+    lost = list(Addition.objects.filter(silent, state__in=open_states).order_by("pk").values_list("pk", flat=True))
+    for pk in lost:
+        if seconds >= settings.STALLED_SECONDS:
+            locks.end_holder("addition", pk)
+        send_addition(pk)
     return len(lost)

@@ -11,12 +11,19 @@ from django.db import transaction
 
 from sae_backend import packing, storage, store
 from sae_backend.core import contexts, language_model
+from sae_backend.core.language_model import LM
 from sae_backend.models import Dataset, LanguageModel
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what a language model is loaded from
 
 
-def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
+def _load(source: str, revision: str) -> LM:
+    return language_model.load(source, revision=revision or None)
+
+
+def register_lm(
+    name: str, source: str, revision: str = "", load: Callable[[str, str], LM] = _load, owner_id: int | None = None
+) -> LanguageModel:
     """Find the language model by the hash of its files, or load it once to learn its shape and vocabulary."""
     source = str(Path(source).resolve()) if Path(source).is_dir() else source
     try:
@@ -31,14 +38,14 @@ def register_lm(name: str, source: str, revision: str = "") -> LanguageModel:
         return _as_known(known, name, source, revision)
     if LanguageModel.objects.filter(name=name).exists():
         raise language_model.LanguageModelError(f"another language model is called {name!r}; choose another name")
-    lm = language_model.load(source, revision=revision or None)
+    lm = load(source, revision)
     shape = lm.bridge.cfg
     tokens, special = contexts.vocabulary(lm.tokenizer, int(shape.d_vocab))
     _share(digest, source, revision)
     return LanguageModel.objects.create(
         name=name, source=source, revision=revision, sha256=digest, architecture=type(lm.hf).__name__,
         d_model=shape.d_model, n_layers=shape.n_layers, n_ctx=shape.n_ctx, d_vocab=shape.d_vocab,
-        vocabulary=packing.pack_vocabulary(tokens, special),
+        vocabulary=packing.pack_vocabulary(tokens, special), owner_id=owner_id,
     )  # fmt: skip
 
 

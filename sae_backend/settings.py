@@ -31,6 +31,12 @@ STALLED_SECONDS = env.float("STALLED_SECONDS", default=60.0)  # a claim without 
 DROP_RETIRED_AFTER_DAYS = env.float("DROP_RETIRED_AFTER_DAYS", default=0.0)  # 0 keeps them for ever
 # Whether people who are not logged in may change things; the launcher of one machine sets it.
 OPEN_TO_ALL = env.bool("OPEN_TO_ALL", default=False)
+# Folders of the workers' host that staff may add language models and text from; none unless named
+SOURCE_ROOTS = env.list("SOURCE_ROOTS", default=[])
+TEXT_MAX_BYTES = env.int("TEXT_MAX_BYTES", default=4 << 30)  # of one uploaded file of text
+TEXT_QUOTA_BYTES = env.int("TEXT_QUOTA_BYTES", default=32 << 30)  # of all that one account has uploaded
+MAX_DATASET_TOKENS = env.int("MAX_DATASET_TOKENS", default=1_000_000_000)  # that may be asked for from a page
+MAX_OPEN_ADDITIONS = env.int("MAX_OPEN_ADDITIONS", default=10)  # models and datasets that one account adds at once
 OPEN_REGISTRATION = env.bool("OPEN_REGISTRATION", default=False)  # whoever reaches the site may make an account
 # What a failed or cancelled run has computed is kept so long, and resuming it costs only the rest.
 RESUMABLE_DAYS = env.float("RESUMABLE_DAYS", default=7.0)

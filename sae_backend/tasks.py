@@ -30,6 +30,13 @@ def import_sae(import_id: int) -> None:
 
 
 @app.task(**AGAIN)
+def add_source(addition_id: int) -> None:
+    from sae_backend import adding
+
+    adding.add(addition_id)
+
+
+@app.task(**AGAIN)
 def compute_contexts(run_id: int, index: int) -> None:
     from sae_backend import jobs
 

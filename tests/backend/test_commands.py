@@ -78,7 +78,7 @@ def test_a_name_that_another_language_model_has_is_refused() -> None:
 
 def test_a_folder_that_is_no_language_model_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
-        CommandError, match=f"{tmp_path} cannot be read as a language model .* give a folder with config.json"
+        CommandError, match=f"{tmp_path} holds no config.json: it is no model"
     ):
         said("add_model", "nothing", tmp_path)
 
@@ -125,7 +125,7 @@ def test_a_name_that_a_dataset_of_other_text_has_is_refused(lm: LanguageModel, t
     ("words", "sentence"),
     [
         (["nowhere.txt"], "nowhere.txt is neither a file nor a folder"),
-        (["lines.jsonl"], "line 1 of .*lines.jsonl is not a JSON object with a field 'text'"),
+        (["lines.jsonl", "--field", "title"], "line 1 of .* with a field 'title': it has text in 'body'"),
         (["one.txt", "--ctx-len", "100000"], "demo reads contexts of 2 to [0-9,]+ tokens, not 100,000"),
         (["one.txt", "--ctx-len", "1"], "demo reads contexts of 2 to"),
         (["one.txt", "--max-tokens", "-5"], "cannot stop after -5 tokens; give a number above 0"),
