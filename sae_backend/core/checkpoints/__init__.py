@@ -26,12 +26,14 @@ from . import (
 )
 from .assembling import Draft, assemble, describe, settle
 from .errors import CheckpointError
+from .exporting import export
 from .files import MAX_BYTES, Files, Source, list_files
 from .overrides import overrides
 from .settings import listed
 
 __all__ = [
-    "FORMATS", "OPTIONS", "Check", "CheckpointError", "Detected", "Option", "Question", "detect", "list_files", "load",
+    "FORMATS", "OPTIONS", "Check", "CheckpointError", "Detected", "Option", "Question", "detect", "export",
+    "list_files", "load",
 ]  # fmt: skip
 
 READERS: dict[str, ModuleType] = {
