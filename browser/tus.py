@@ -77,7 +77,7 @@ def patch(request: HttpRequest, file: UploadFile) -> HttpResponse:
     _check_version(request)
     _refuse_gone(file)
     if request.content_type != PIECE:
-        return refusal(415, f"a piece of a file comes as {PIECE}")
+        return refusal(415, f"A piece of a file comes as {PIECE}.")
     at = _append(request, file, _number(request, "Upload-Offset"))
     return _answer(204, {"Upload-Offset": str(at), **_expiry(file)})
 
@@ -92,7 +92,7 @@ def delete(request: HttpRequest, file: UploadFile) -> HttpResponse:
 def refusal(status: int, sentence: str) -> HttpResponse:
     """A sentence that clients show."""
     response = _answer(status, {"Tus-Version": VERSION} if status == 412 else {})
-    response.content = f"{sentence[:1].upper()}{sentence[1:]}.\n".encode()
+    response.content = f"{sentence}\n".encode()
     response["Content-Type"] = "text/plain; charset=utf-8"
     return response
 

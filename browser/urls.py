@@ -7,7 +7,7 @@ from django.urls import path, re_path, register_converter
 from django.views.generic import RedirectView
 
 from browser.converters import ChangeConverter, KeepingConverter, SaeConverter
-from browser.views import accounts, imports, latents, management, runs, saes, site, uploads
+from browser.views import accounts, imports, latents, management, runs, saes, site, sources, uploads
 
 register_converter(SaeConverter, "sae")
 register_converter(ChangeConverter, "change")
@@ -54,16 +54,41 @@ urlpatterns = [
     path("upload", uploads.upload, name="upload"),
     path("imports/<uuid:key>", uploads.import_detail, name="import_detail"),
     path("imports/<uuid:key>/live", uploads.import_live, name="import_live"),
-    path("imports", imports.import_create, name="imports"),
+    path("imports", imports.import_create, name="import_create"),
     path("imports.json", imports.import_list_json, name="imports_json"),
     path("imports/<uuid:key>.json", imports.import_json, name="import_json"),
+    path("imports/<uuid:key>/save", imports.import_save, name="import_save"),
     path("imports/<uuid:key>/check", imports.import_check, name="import_check"),
     path("imports/<uuid:key>/start", imports.import_start, name="import_start"),
     path("imports/<uuid:key>/cancel", imports.import_cancel, name="import_cancel"),
     path("imports/<uuid:key>/files", imports.import_files, name="import_files"),
-    path("imports/<uuid:key>/files/form", imports.import_form, name="import_form"),
+    path("imports/<uuid:key>/files/form", imports.import_form, name="import_files_form"),
     path("imports/<uuid:key>/files/<uuid:file>", imports.import_file, name="import_file"),
     path("api/imports", imports.import_api, name="api_imports"),
+    path("models", sources.lm_list, name="lm_list"),
+    path("models.json", sources.lm_list, name="lm_list_json"),
+    path("models/<int:pk>", sources.lm_detail, name="lm_detail"),
+    path("models/<int:pk>.json", sources.lm_detail, name="lm_json"),
+    path("models/<int:pk>/delete", sources.lm_delete, name="lm_delete"),
+    path("models/<int:pk>/delete.json", sources.lm_delete),
+    path("datasets", sources.dataset_list, name="dataset_list"),
+    path("datasets.json", sources.dataset_list, name="dataset_list_json"),
+    path("datasets/<int:pk>", sources.dataset_detail, name="dataset_detail"),
+    path("datasets/<int:pk>.json", sources.dataset_detail, name="dataset_json"),
+    path("datasets/<int:pk>/for", sources.dataset_for, name="dataset_for"),
+    path("datasets/<int:pk>/for.json", sources.dataset_for),
+    path("datasets/<int:pk>/delete", sources.dataset_delete, name="dataset_delete"),
+    path("datasets/<int:pk>/delete.json", sources.dataset_delete),
+    path("additions/<int:pk>", sources.addition, name="addition"),
+    path("additions/<int:pk>.json", sources.addition, name="addition_json"),
+    path("additions/<int:pk>/live", sources.addition_live, name="addition_live"),
+    path("additions/<slug:kind>/live", sources.additions_live, name="additions_live"),
+    path("additions/<int:pk>/cancel", sources.addition_steer, {"action": "cancel"}, name="addition_cancel"),
+    path("additions/<int:pk>/cancel.json", sources.addition_steer, {"action": "cancel"}),
+    path("additions/<int:pk>/again", sources.addition_steer, {"action": "again"}, name="addition_again"),
+    path("additions/<int:pk>/again.json", sources.addition_steer, {"action": "again"}),
+    path("additions/<int:pk>/forget", sources.addition_steer, {"action": "forget"}, name="addition_forget"),
+    path("additions/<int:pk>/forget.json", sources.addition_steer, {"action": "forget"}),
     path("login", accounts.login, name="login"),
     path("logout", accounts.logout, name="logout"),
     path("register", accounts.register, name="register"),

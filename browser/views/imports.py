@@ -48,7 +48,7 @@ def explained(view: View) -> View:
         try:
             return view(request, *args, **options)
         except tus.WrongVersion:
-            return tus.refusal(412, f"this server speaks tus {tus.VERSION}: say so in Tus-Resumable")
+            return tus.refusal(412, f"This server speaks tus {tus.VERSION}: say so in Tus-Resumable.")
         except errors.IntakeError as error:
             return _refused(request, error, options.get("key"))
         except StorageError as error:
@@ -67,11 +67,15 @@ def explained(view: View) -> View:
 
 def _refused(request: HttpRequest, error: errors.IntakeError, key: UUID | None) -> HttpResponse:
     status = STATUS.get(type(error), 409)
-    if "Tus-Resumable" in request.headers:
-        return tus.refusal(status, str(error))
+    if "Tus-Resumable" in request.headers and "application/json" not in request.headers.get("Accept", ""):
+        return tus.refusal(status, sentence(str(error)))
     if _wants_json(request):
-        return pages.as_json({"error": error.kind, "message": str(error)}, status)
+        return pages.as_json({"error": error.kind, "message": sentence(str(error))}, status)
     return uploads.refused(request, imports.find(key) if key else None, str(error), status)
+
+
+def sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def _wants_json(request: HttpRequest) -> bool:
@@ -142,8 +146,12 @@ def _take_files(request: HttpRequest, row: SaeImport, sha256: str = "") -> int:
 @incoming.takes_files(_member)
 @require_POST
 def import_create(request: HttpRequest) -> HttpResponse:
-    """Begin an import: files may come along, or be sent to its address."""
-    return _answer(request, _begin(request, _data(request)), 201)
+    """Begin an import: files and choices may come along, or be sent to its address."""
+    data = _data(request)
+    said = imports.choices(data)
+    row = _begin(request, data)
+    intake.save(row, **said)
+    return _answer(request, row, 201)
 
 
 @explained
@@ -225,6 +233,16 @@ def import_list_json(request: HttpRequest) -> HttpResponse:
 @never_cache
 def import_json(request: HttpRequest, key: UUID) -> HttpResponse:
     return pages.as_json(imports.as_json(_row(request, key)))
+
+
+@explained
+@require_POST
+@never_cache
+def import_save(request: HttpRequest, key: UUID) -> HttpResponse:
+    """Keep choices before they are checked."""
+    row = _row(request, key)
+    intake.save(row, **imports.choices(_data(request)))
+    return _answer(request, row, 200)
 
 
 @explained
