@@ -71,7 +71,7 @@ def _refused(request: HttpRequest, error: errors.IntakeError, key: UUID | None) 
         return tus.refusal(status, sentence(str(error)))
     if _wants_json(request):
         return pages.as_json({"error": error.kind, "message": sentence(str(error))}, status)
-    return uploads.refused(request, imports.find(key) if key else None, str(error), status)
+    return uploads.refused(request, imports.find(key) if key else None, sentence(str(error)), status)
 
 
 def sentence(text: str) -> str:
