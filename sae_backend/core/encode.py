@@ -126,18 +126,18 @@ class RunningTopK:
 
     def __init__(self, n: int, k: int, dtype: torch.dtype) -> None:
         self.k, self.dtype = k, dtype
-        self._values, self._indices = np.empty((n, 4 * k + 1), np.int32), np.empty((n, 4 * k + 1), np.int32)
+        self._keys = np.empty((n, 4 * k + 4 * selection.LANE), np.int64)
         self._counts, self._bounds = np.zeros(n, np.int32), np.zeros(n, np.int32)
 
     def add(self, pre_acts: Tensor, column: int) -> None:
         """pre_acts [n columns], the first being latent `column`."""
         bits = pre_acts.view(_BITS[self.dtype]).numpy()
-        selection.topk_block(bits, column, self.k, self._values, self._indices, self._counts, self._bounds)
+        selection.topk_block(bits, column, self.k, self._keys, self._counts, self._bounds)
 
     def chosen(self) -> Firings:
         room = int(np.minimum(self._counts, self.k).sum())
         indptr, latent, bits = np.zeros(len(self._counts) + 1, np.int64), *np.empty((2, room), np.int32)
-        selection.topk_finish(self._values, self._indices, self._counts, self.k, indptr, latent, bits)
+        selection.topk_finish(self._keys, self._counts, self.k, indptr, latent, bits)
         return Firings(torch.from_numpy(indptr), torch.from_numpy(latent), _floats(bits, self.dtype))
 
 

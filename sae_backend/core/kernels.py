@@ -8,6 +8,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from sae_backend.core.selection import keep_best, kth_best
+
+_LAST = np.int64(2**31 - 1)  # of places
 _jit = numba.njit(cache=True, nogil=True)
 
 
@@ -100,40 +103,51 @@ def moments(indptr, act, n_tokens, out):
 
 
 @_jit
-def interval_of(act, top, n_intervals):
-    """1 … n_intervals: which of the equal-width bands of (0, top] holds act, upper edges included."""
-    return min(n_intervals, max(1, int(np.ceil(np.float64(act) * n_intervals / np.float64(top)))))
+def _interval(act, top, per, n_intervals):
+    """1 … n_intervals: which of the equal-width bands of (0, top] holds act, upper edges included.
+
+    per is n_intervals / top. Only beside an edge, where rounding could decide, is it divided: that takes long.
+    """
+    x = np.float64(act) * per
+    whole = np.int64(x)
+    if 1e-9 < x - whole < 1 - 1e-9:
+        return whole + 1
+    return min(n_intervals, max(1, np.int64(np.ceil(np.float64(act) * n_intervals / np.float64(top)))))
 
 
 @_jit
 def histograms(indptr, act, bits, first, bins, intervals):
     """Counts in logarithmic bins [n n_bins] (bits >> 20 is 8 a octave) and in bands of (0, max] [n n_intervals]."""
+    n_intervals = intervals.shape[1]
     for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         if a == b:
             continue
         top = act[a:b].max()
+        per = n_intervals / np.float64(top)
         for q in range(a, b):
             bins[i, min(bins.shape[1] - 1, max(0, (bits[q] >> 20) - first))] += 1
-            intervals[i, interval_of(act[q], top, intervals.shape[1]) - 1] += 1
+            intervals[i, _interval(act[q], top, per, n_intervals) - 1] += 1
 
 
 @_jit
 def bands(indptr, act, out):
     """Counts in equal-width bands of (0, max] [n n_bands]."""
+    n_bands = out.shape[1]
     for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         if a < b:
             top = act[a:b].max()
+            per = n_bands / np.float64(top)
             for q in range(a, b):
-                out[i, interval_of(act[q], top, out.shape[1]) - 1] += 1
+                out[i, _interval(act[q], top, per, n_bands) - 1] += 1
 
 
 @_jit
 def _insert(hashes, places, n, h, q):
     """Keep the smallest hashes, ascending, in a short sorted list of n so far; returns its new length."""
     if n == hashes.size:
-        if n == 0 or h >= hashes[n - 1]:
+        if n == 0:
             return n
         n -= 1
     j = n
@@ -148,33 +162,39 @@ def _insert(hashes, places, n, h, q):
 def samples(indptr, token, act, lo, seed, per_interval, per_random, out):
     """Uniform draws without replacement by smallest hash: places in `act` [n n_intervals·per_interval + per_random].
 
-    A token's hash depends on (token, latent, seed) alone, so the draw does not depend on how the work was cut.
-    -1 where a band holds fewer.
+    A token's hash depends on (token, latent, seed) alone, so the draw does not depend on how the work was cut; bands
+    order by its upper half first, the draws from all by its lower. -1 where a band holds fewer.
     """
     n_intervals = (out.shape[1] - per_random) // per_interval
+    hashes = np.empty((n_intervals + 1, max(per_interval, per_random)), np.uint64)
+    worst = np.empty(n_intervals + 1, np.uint64)  # a larger hash changes nothing
+    filled = np.empty(n_intervals + 1, np.int64)
     for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         out[i, :] = -1
         if a == b:
             continue
         top = act[a:b].max()
-        filled = np.zeros(n_intervals + 1, np.int64)
-        hashes = np.empty((n_intervals + 1, max(per_interval, per_random)), np.uint64)
+        per = n_intervals / np.float64(top)
+        filled[:], worst[:] = 0, np.uint64(2**64 - 1)
         for q in range(a, b):
-            band = interval_of(act[q], top, n_intervals) - 1
-            s = band * per_interval
-            h = splitmix(token[q], lo + i, 2 * seed)
-            filled[band] = _insert(hashes[band, :per_interval], out[i, s : s + per_interval], filled[band], h, q)
-            h = splitmix(token[q], lo + i, 2 * seed + 1)
-            s = n_intervals * per_interval
-            filled[n_intervals] = _insert(
-                hashes[n_intervals, :per_random], out[i, s : s + per_random], filled[n_intervals], h, q
-            )
+            band = _interval(act[q], top, per, n_intervals) - 1
+            h = splitmix(token[q], lo + i, seed)
+            for which in range(2):
+                size = per_random if which else per_interval
+                if h <= worst[band]:
+                    s = band * per_interval
+                    filled[band] = _insert(hashes[band, :size], out[i, s : s + size], filled[band], h, q)
+                    if filled[band] == size and size:
+                        worst[band] = hashes[band, size - 1]
+                band, h = n_intervals, (h << np.uint64(32)) | (h >> np.uint64(32))
 
 
 @_jit
 def _same_window(tokens, a, b, reach, ctx_len):
     """Whether the tokens within `reach` of places a and b, clipped to their contexts, are the same."""
+    if tokens[a] != tokens[b]:
+        return False
     pa, pb = a % ctx_len, b % ctx_len
     before = min(reach, pa)
     after = min(reach, ctx_len - 1 - pa)
@@ -189,11 +209,10 @@ def _same_window(tokens, a, b, reach, ctx_len):
 @_jit
 def _context_peaks(token, act, ctx_len, places):
     """Place of the strongest firing in each context (the first of equals); how many contexts there are."""
-    n, context = 0, -1
+    n, end = 0, token[0]
     for q in range(token.size):
-        c = token[q] // ctx_len
-        if c != context:
-            context = c
+        if token[q] >= end:
+            end = (token[q] // ctx_len + 1) * ctx_len
             places[n] = q
             n += 1
         elif act[q] > act[places[n - 1]]:
@@ -202,21 +221,34 @@ def _context_peaks(token, act, ctx_len, places):
 
 
 @_jit
-def _strongest(val, places, k):
-    """Places of the k or more strongest firings (all that equal the k-th), strongest first, the earlier of equals."""
-    peaks = val[places]
-    if k < places.size:
-        least = np.partition(peaks, places.size - k)[places.size - k]
-        places = places[peaks >= least]
-        peaks = val[places]
-    return places[np.argsort(-peaks, kind="mergesort")]
+def _strongest(bits, places, k, keys):
+    """Keys of the k strongest firings at these places, strongest first, the earlier of equals; bits of activations.
+
+    A key is the activation's bits above its place counted from the rear. keys has room for more than k.
+    """
+    m, least = 0, np.int64(-1)
+    for q in places:
+        key = (np.int64(bits[q]) << 32) | (_LAST - q)
+        if key > least:
+            keys[m] = key
+            m += 1
+            if m == keys.size:
+                least = kth_best(keys, m, k)
+                m = k
+    if m > k:
+        keep_best(keys, m, k)
+        m = k
+    found = keys[:m]
+    found.sort()
+    return found[::-1]
 
 
 @_jit
-def _distinct(tok, places, tokens, ctx_len, reach, out):
-    """Fill out with places in order, leaving out those whose window is that of an earlier one; how many it took."""
+def _distinct(tok, keys, tokens, ctx_len, reach, out):
+    """Fill out with the keys' places in order but those whose window is that of an earlier one; how many it took."""
     kept = 0
-    for q in places:
+    for key in keys:
+        q = _LAST - (key & _LAST)
         fresh = kept < out.size
         for j in range(kept):
             if not fresh:
@@ -229,24 +261,26 @@ def _distinct(tok, places, tokens, ctx_len, reach, out):
 
 
 @_jit
-def tops(indptr, token, act, tokens, ctx_len, reach, out):
+def tops(indptr, token, bits, tokens, ctx_len, reach, out):
     """Places of the K strongest firings [n K], one a context, near-duplicate windows once, -1 where fewer.
 
-    Ties go to the earlier (context, position). Two windows are near duplicates when the tokens within `reach` of
+    bits are those of the activations, which are positive. Ties go to the earlier (context, position). Two windows are near duplicates when the tokens within `reach` of
     their peaks are equal; the stronger is kept.
     """
     K = out.shape[1]
+    keys = np.empty(16 * K, np.int64)
     for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         out[i, :] = -1
         if a == b:
             continue
-        tok, val = token[a:b], act[a:b]
+        tok, val = token[a:b], bits[a:b]
         places = np.empty(tok.size, np.int64)
         places = places[: _context_peaks(tok, val, ctx_len, places)]
         # most often the first few hold K distinct windows; only else all are sorted
-        kept = _distinct(tok, _strongest(val, places, 3 * K), tokens, ctx_len, reach, out[i])
-        if kept < K < places.size:
-            kept = _distinct(tok, _strongest(val, places, places.size), tokens, ctx_len, reach, out[i])
+        kept = _distinct(tok, _strongest(val, places, 3 * K, keys), tokens, ctx_len, reach, out[i])
+        if kept < K and places.size > 3 * K:
+            every = np.empty(places.size + 1, np.int64)
+            kept = _distinct(tok, _strongest(val, places, places.size, every), tokens, ctx_len, reach, out[i])
         out[i, :kept] += a
         out[i, kept:] = -1

@@ -10,31 +10,25 @@ import numba
 import numpy as np
 
 LANE = 16  # columns that share one maximum
+_LAST = np.int64(2**31 - 1)  # of columns
 CHUNK = 64  # columns of which a threshold pass asks at once whether any fires
 _jit = numba.njit(cache=True, nogil=True)
 
 
 @_jit
-def _better(v, i, w, j):
-    """The selection order: larger value first, then the lower index."""
-    return v > w or (v == w and i < j)
-
-
-@_jit
-def _keep_best(values, indices, n, k):
-    """Move the k best of the first n candidates to the front (Hoare's quickselect)."""
+def keep_best(keys, n, k):
+    """Move the k largest of the first n keys to the front (Hoare's quickselect)."""
     lo, hi = 0, n - 1
     while lo < hi:
-        pv, pi = values[(lo + hi) >> 1], indices[(lo + hi) >> 1]
+        pivot = keys[(lo + hi) >> 1]
         a, b = lo, hi
         while a <= b:
-            while _better(values[a], indices[a], pv, pi):
+            while keys[a] > pivot:
                 a += 1
-            while _better(pv, pi, values[b], indices[b]):
+            while pivot > keys[b]:
                 b -= 1
             if a <= b:
-                values[a], values[b] = values[b], values[a]
-                indices[a], indices[b] = indices[b], indices[a]
+                keys[a], keys[b] = keys[b], keys[a]
                 a += 1
                 b -= 1
         if k - 1 <= b:
@@ -43,6 +37,13 @@ def _keep_best(values, indices, n, k):
             lo = a
         else:
             break
+
+
+@_jit
+def kth_best(keys, n, k):
+    """The k-th largest of the first n keys, once the k largest are at the front."""
+    keep_best(keys, n, k)
+    return keys[:k].min()
 
 
 @_jit
@@ -60,60 +61,72 @@ def _lane_maxima(row, maxima):
 
 
 @_jit
-def _gather(row, col0, maxima, k, bound, m, values, indices):
-    """Append what exceeds the bound; when full, keep the k best and raise the bound to just below their worst."""
-    q = maxima.size
-    full = values.size - 1
-    for lane in range(q):
-        if maxima[lane] <= bound:
-            continue
-        for j in range(lane, row.size, q):
-            if row[j] > bound:
-                values[m] = row[j]
-                indices[m] = col0 + j
-                m += 1
-                if m == full:
-                    _keep_best(values, indices, m, k)
-                    m = k
-                    bound = max(bound, values[:k].min() - 1)  # equal values may still win by a lower index
+def _lanes_above(maxima, bound, lanes):
+    """Which lanes hold something above the bound; how many. Without a branch, which would often be foreseen wrongly."""
+    n = 0
+    for lane in range(maxima.size):
+        lanes[n] = lane
+        n += maxima[lane] > bound
+    return n
+
+
+@_jit
+def _gather(row, col0, n_lanes, lanes, k, bound, m, keys):
+    """Append the keys of what exceeds the bound in these lanes (n_lanes in all); when full, keep the k best.
+
+    Returns the bound, raised to just below the worst that was kept, and the number of keys.
+    """
+    room = keys.size - -(-row.size // n_lanes)
+    for lane in lanes:
+        if m > room:
+            bound = max(bound, (kth_best(keys, m, k) >> 32) - 1)  # equal values may still win by a lower column
+            m = k
+        for j in range(lane, row.size, n_lanes):
+            keys[m] = (np.int64(row[j]) << 32) | (_LAST - (col0 + j))
+            m += row[j] > bound
     return bound, m
 
 
 @_jit
-def topk_block(pre, col0, k, values, indices, counts, bounds):
+def topk_block(pre, col0, k, keys, counts, bounds):
     """Feed one block of columns of pre-activations [n w] to every row's running top k.
 
-    values, indices [n cap] (cap ≥ 2k + 1) are the candidates so far, counts [n] their number, bounds [n] what a
-    newcomer must exceed, at first 0. Columns come in ascending order; topk_finish ends it.
+    keys [n cap] (cap ≥ 2k + 2·LANE) are the candidates so far: a value above its column counted from the rear, so that
+    of equal values the lower column is the larger key. counts [n] is their number, bounds [n] what a newcomer must
+    exceed, at first 0. Columns come in ascending order; topk_finish ends it.
     """
     n, w = pre.shape
-    lanes = max(1, w // LANE)
-    maxima = np.empty(lanes, pre.dtype)
+    n_lanes = max(1, w // LANE)
+    maxima, ordered, lanes = np.empty(n_lanes, pre.dtype), np.empty(n_lanes, np.int64), np.empty(n_lanes + 1, np.int64)
     for r in range(n):
         _lane_maxima(pre[r], maxima)
-        bound = bounds[r]
-        if counts[r] == 0 and lanes >= k:  # the k-th of the lanes' maxima bounds the k-th largest of the row
-            bound = max(bound, np.partition(maxima, lanes - k)[lanes - k] - 1)
-        bound, m = _gather(pre[r], col0, maxima, k, bound, counts[r], values[r], indices[r])
+        bound = np.int64(bounds[r])
+        if counts[r] == 0 and n_lanes >= k:  # the k-th of the lanes' maxima bounds the k-th largest of the row
+            ordered[:] = maxima
+            bound = max(bound, kth_best(ordered, n_lanes, k) - 1)
+        some = lanes[: _lanes_above(maxima, bound, lanes)]
+        bound, m = _gather(pre[r], col0, n_lanes, some, k, bound, counts[r], keys[r])
         if m >= 2 * k:
-            _keep_best(values[r], indices[r], m, k)
+            bound = max(bound, kth_best(keys[r], m, k) >> 32)  # later columns lose ties: they must be strictly greater
             m = k
-            bound = max(bound, values[r, :k].min())  # later columns lose ties, so they must be strictly greater
         bounds[r], counts[r] = bound, m
 
 
 @_jit
-def topk_finish(values, indices, counts, k, indptr, latent, bits):
+def topk_finish(keys, counts, k, indptr, latent, bits):
     """Each row's k best candidates, ascending by latent, end to end; indptr [n + 1] says where each row begins."""
     at = 0
     for r in range(counts.size):
         n = counts[r]
         if n > k:
-            _keep_best(values[r], indices[r], n, k)
+            keep_best(keys[r], n, k)
             n = k
-        for j in np.argsort(indices[r, :n]):
-            latent[at] = indices[r, j]
-            bits[at] = values[r, j]
+        for key in keys[r, :n]:
+            column, j = _LAST - (key & _LAST), at
+            while j > indptr[r] and latent[j - 1] > column:
+                latent[j], bits[j] = latent[j - 1], bits[j - 1]
+                j -= 1
+            latent[j], bits[j] = column, key >> 32
             at += 1
         indptr[r + 1] = at
 
