@@ -128,9 +128,10 @@ def _time(run_id: int, d_sae: int) -> None:
         with contexts():  # as a worker goes on from one to the next
             turn = (claims.claim(run_id, s.kind, s.index, "bench") for s in shards[a : a + TURN])
             jobs.encode_all(run_id, filter(None, turn))
-    for index in RunShard.objects.filter(run_id=run_id, kind="latents").values_list("index", flat=True):
-        with latents():
-            jobs.load_latents(run_id, index)
+    of_latents = RunShard.objects.filter(run_id=run_id, kind="latents").order_by("index")
+    with latents():
+        turn = (claims.claim(run_id, s.kind, s.index, "bench") for s in of_latents)
+        jobs.load_all(run_id, filter(None, turn))
     with publish():
         jobs.publish(run_id)
     _report(d_sae, floor, contexts, latents, publish)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from django.db import connections, transaction
@@ -113,15 +114,46 @@ def _write(claimed: ExitStack, shard: RunShard, result: ActivationShard) -> None
 
 def load_latents(run_id: int, index: int) -> None:
     """Reduce one shard of latents and COPY its rows."""
-    shard = claims.claim(run_id, RunShard.Kind.LATENTS, index, identity.worker())
-    if shard is not None:
-        with _mended(), _claimed(shard) as pulse:
-            store.load_latents(shard, _reduce(shard, pulse))
+    load_all(run_id, filter(None, [claims.claim(run_id, RunShard.Kind.LATENTS, index, identity.worker())]))
+
+
+def load_latents_onward(run_id: int, index: int) -> None:
+    """Load a shard of latents and, for a while, those that nobody has; their messages find them done."""
+    load_all(run_id, claims.one_after_another(run_id, RunShard.Kind.LATENTS, index, identity.worker()))
+
+
+def load_all(run_id: int, shards: Iterable[RunShard]) -> None:
+    """Load shards of latents as they are claimed, one being committed while the next is computed."""
+    at_computing, coming = Lock(), iter(shards)
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(_load_in_turn, coming, at_computing) for _ in range(2)]
+    for each in both:
+        each.result()
     queue.continue_after_latents(run_id)
 
 
-def _reduce(shard: RunShard, pulse: Pulse) -> Iterator[LatentShard]:
-    """Pieces of a shard of latents, once its share of the spool is verified: all shards together read every file."""
+def _load_in_turn(coming: Iterator[RunShard], at_computing: Lock) -> None:
+    """Claim, compute and COPY under the lock, commit without it; on a database connection of this thread's own."""
+    try:
+        going_on = True
+        while going_on:
+            with ExitStack() as computing:
+                computing.enter_context(at_computing)
+                shard = next(coming, None)
+                going_on = shard is not None
+                if shard is not None:
+                    _load(shard, computing.close)
+    finally:
+        connections.close_all()
+
+
+def _load(shard: RunShard, computed: Callable[[], None]) -> None:
+    with _mended(), _claimed(shard) as pulse:
+        store.load_latents(shard, _reduce(shard, pulse, computed))
+
+
+def _reduce(shard: RunShard, pulse: Pulse, computed: Callable[[], None]) -> Iterator[LatentShard]:
+    """Pieces of a shard of latents, its share of the spool verified: all shards together read every file."""
     stored = shard.run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
     with _finding_lost(stored), spool.reading(stored), ThreadPoolExecutor(1) as aside:
@@ -130,6 +162,7 @@ def _reduce(shard: RunShard, pulse: Pulse) -> Iterator[LatentShard]:
             yield piece
             pulse.report(piece.hi - shard.lo)
         verified.result()  # whoever takes the pieces commits them only when we have ended well
+    computed()
 
 
 @contextmanager

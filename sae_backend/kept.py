@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from django.conf import settings
 
-from sae_backend import packing, spool, storage, store
+from sae_backend import memory, packing, spool, storage, store
 from sae_backend.core import checkpoints, language_model, precision
 from sae_backend.core.config import RunConfig
 from sae_backend.core.decoder import Decoder
@@ -61,6 +61,7 @@ def sae(pk: int) -> SparseAutoencoder:
 def context_pass(run_id: int) -> ContextPass:
     run = Run.objects.select_related("sae__lm", "dataset__lm").get(pk=run_id)
     cfg = config_of(run)
+    memory.keep_freed()
     return ContextPass(sae(run.sae_id), lm(run.sae.lm_id, cfg.dtype), cfg, special_of(run))
 
 

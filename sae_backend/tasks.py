@@ -47,7 +47,7 @@ def compute_contexts(run_id: int, index: int) -> None:
 def load_latents(run_id: int, index: int) -> None:
     from sae_backend import jobs
 
-    jobs.load_latents(run_id, index)
+    jobs.load_latents_onward(run_id, index)
 
 
 @app.task(**AGAIN)
