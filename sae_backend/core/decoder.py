@@ -67,7 +67,8 @@ class Decoder:
         """NaN where the encoder and decoder live in different spaces (transcoders) or a norm is zero."""
         if self.sae.cfg.hook_name_out is not None or self.sae.cfg.d_in != self.sae.cfg.d_out:
             return np.full(hi - lo, np.nan)
-        encoder, unit = self.sae.W_enc[:, lo:hi].T.double(), self.unit[lo:hi].double()
+        # contiguous, or the order of the sums would depend on how many latents there are
+        encoder, unit = self.sae.W_enc[:, lo:hi].T.contiguous().double(), self.unit[lo:hi].double()
         norm = encoder.norm(dim=1) * unit.norm(dim=1)
         return _floats((encoder * unit).sum(1) / torch.where(norm > 0, norm, torch.nan))
 
@@ -79,7 +80,8 @@ class Decoder:
         directed, step = self.directed[lo:hi].nonzero()[:, 0], min(_ROWS, max(1, _EFFECTS // self.d_vocab))
         for a in range(0, len(directed), step):
             latents = directed[a : a + step]
-            effect, place = self._effect(self.unit[lo + latents]).cpu().numpy(), latents.cpu().numpy()
+            rows = self.unit[lo + latents]
+            effect, place = _of_any(self._effect, rows).cpu().numpy(), latents.cpu().numpy()
             lists = (out.promoted, out.promoted_effect, out.suppressed, out.suppressed_effect)
             page_kernels.effects(effect, place, *lists, out.low, out.high, out.counts, powers)
             out.defined[place] = True
@@ -92,6 +94,11 @@ def _times(W: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda rows: rows @ W
     columns = W.T.contiguous().to_mkldnn()
     return lambda rows: torch.nn.functional.linear(rows.to_mkldnn(), columns).to_dense()
+
+
+def _of_any(times: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """A single row would be multiplied in another order than several, and give other bits."""
+    return times(rows) if len(rows) > 1 else times(torch.cat([rows, rows]))[:1]
 
 
 def _no_logits(n: int, d_vocab: int) -> LogitsByLatent:

@@ -19,7 +19,8 @@ def choose(rows: Rows, lo: int, tokens: npt.NDArray[np.uint32], cfg: RunConfig) 
     """Examples of latents lo, lo + 1, … over tokens [n ctx_len], with the latent's activations across each context."""
     n, ctx_len = len(rows.indptr) - 1, tokens.shape[1]
     top = np.empty((n, cfg.top), np.int64)
-    kernels.tops(rows.indptr, rows.token, rows.act.view(np.int32), tokens.reshape(-1), ctx_len, cfg.duplicate_reach, top)
+    bits = rows.act.view(np.int32)
+    kernels.tops(rows.indptr, rows.token, bits, tokens.reshape(-1), ctx_len, cfg.duplicate_reach, top)
     drawn = np.empty((n, N_INTERVALS * cfg.per_interval + cfg.random), np.int64)
     kernels.samples(rows.indptr, rows.token, rows.act, lo, cfg.seed, cfg.per_interval, cfg.random, drawn)
     places = np.concatenate([top, drawn], axis=1)

@@ -264,8 +264,8 @@ def _distinct(tok, keys, tokens, ctx_len, reach, out):
 def tops(indptr, token, bits, tokens, ctx_len, reach, out):
     """Places of the K strongest firings [n K], one a context, near-duplicate windows once, -1 where fewer.
 
-    bits are those of the activations, which are positive. Ties go to the earlier (context, position). Two windows are near duplicates when the tokens within `reach` of
-    their peaks are equal; the stronger is kept.
+    bits are those of the activations, which are positive. Ties go to the earlier (context, position). Two windows are
+    near duplicates when the tokens within `reach` of their peaks are equal; the stronger is kept.
     """
     K = out.shape[1]
     keys = np.empty(16 * K, np.int64)

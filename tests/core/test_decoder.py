@@ -71,6 +71,22 @@ def test_blocks_of_columns_and_shards_of_latents_change_nothing(
         assert [x.promoted.tolist() for x in ours.logits] == [x.promoted.tolist() for x in whole.logits[lo:hi]]
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_facts_have_the_same_bits_in_shards_of_any_size(size: int) -> None:
+    g = np.random.default_rng(0)
+    sae = sae_of(g.standard_normal((400, 256)), g.standard_normal((256, 400)))
+    parts, live = Decoder(sae, Unembedding(torch.randn(256, 500))), torch.arange(400) % 7 > 0
+    products = parts.directions.products(live)
+
+    def values(step: int) -> list[np.ndarray]:
+        shards = [parts.facts(lo, min(lo + step, 400), live, products) for lo in range(0, 400, step)]
+        fields = [{**vars(s.stats), **vars(s.neighbours), **vars(s.logits)} for s in shards]
+        return [np.concatenate([of[name] for of in fields]) for name in fields[0]]
+
+    for ours, whole in zip(values(size), values(400), strict=True):
+        assert np.array_equal(ours, whole, equal_nan=ours.dtype.kind == "f")
+
+
 @pytest.mark.parametrize("columns", [3, 16, 1000])
 def test_equal_cosines_are_listed_by_index(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setattr(neighbours, "_COLUMNS", columns)

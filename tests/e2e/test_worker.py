@@ -59,10 +59,12 @@ def test_two_workers_share_a_run_and_give_what_one_gives(workers: Workers, sae: 
 
 def test_a_run_goes_on_when_redis_has_lost_every_message(workers: Workers, sae: Sae, dataset: Dataset) -> None:
     expected = undisturbed(sae, dataset)
-    workers.start()
     run = new_run(sae, dataset)
+    forgetful = redis.Redis.from_url(settings.REDIS_URL)
+    forgetful.flushdb()
+    workers.start()
     workers.wait_for(lambda: done(run) >= 2)
-    redis.Redis.from_url(settings.REDIS_URL).flushdb()
+    forgetful.flushdb()
     workers.wait_for(lambda: live(run))
     assert run.log.filter(text__startswith="nobody was working on this run").exists()
     assert synthetic.digest(run) == expected
