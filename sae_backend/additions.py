@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -104,22 +103,12 @@ def stored(owner: Any) -> int:
     return int(files.aggregate(total=Sum("text_bytes"))["total"] or 0)
 
 
-def keep_text(chunks: Iterable[bytes], size: int) -> tuple[str, int]:
+def keep_text(path: Path) -> tuple[str, int]:
     """Store an uploaded file where workers find it; its SHA-256 and size."""
-    place = settings.VAR_DIR / "incoming"
-    place.mkdir(parents=True, exist_ok=True)
-    limits.check_room(place, size)
-    digest, written = hashlib.sha256(), 0
-    path = place / f"text-{os.urandom(8).hex()}"
-    try:
-        with path.open("xb") as file:
-            for chunk in chunks:
-                digest.update(chunk)
-                written += file.write(chunk)
-        storage.current().keep(f"{TEXTS}/{digest.hexdigest()}", {"text": path})
-    finally:
-        path.unlink(missing_ok=True)
-    return digest.hexdigest(), written
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    storage.current().keep(f"{TEXTS}/{digest}", {"text": path})
+    return digest, path.stat().st_size
 
 
 def _forget_text(sha256: str) -> None:
@@ -179,7 +168,7 @@ def forget(row: Addition) -> None:
 def used_by(what: LanguageModel | Dataset) -> list[str]:
     """What keeps a language model or a dataset from being deleted, in words."""
     if isinstance(what, LanguageModel):
-        found = {"SAE": what.saes.count(), "dataset": what.datasets.count()}
+        found = {"SAE": what.saes.count(), "data set": what.datasets.count()}
         under_way = SaeImport.objects.filter(lm=what)
     else:
         found = {"run": Run.objects.filter(dataset=what).count()}

@@ -27,7 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("--revision", default="", help="its branch, tag or commit")
         parser.add_argument("--files", help="which of its files: a pattern, say 'en/*.jsonl.gz'")
         parser.add_argument("--split", help="which of its splits; default: train, where there is one")
-        parser.add_argument("--like", action="store_true", help="the path is the name of a dataset that is here already")
+        parser.add_argument("--like", action="store_true", help="the path is the name of a dataset that is here")
         parser.add_argument("--ctx-len", type=int, help="tokens in a context; default: the model's, at most 256")
         parser.add_argument("--max-tokens", type=int, help="stop after so many tokens")
         parser.add_argument("--field", help="field of JSON lines or column of Parquet; default: text, or the only one")
