@@ -1,12 +1,16 @@
-"""A batch that does not fit into memory is halved, and the results are those of any other batch size."""
+"""A batch that does not fit into memory is halved, with equal results; a checkpoint is loaded in twice its own."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -60,3 +64,55 @@ def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(tmp_path: Path
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on a process's memory is Linux's here")
 def test_a_context_too_large_for_the_memory_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert "Use a device with more memory" in run(tmp_path, 8)
+
+
+LOADING = """
+import resource, sys
+from pathlib import Path
+from sae_backend.core.checkpoints import detect, load
+
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
+
+def used():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+size = sum(p.stat().st_size for p in Path(sys.argv[1]).iterdir())
+load("tests/fixtures/saelens/standard")
+open("/proc/self/clear_refs", "w").write("5")
+before = used()
+detect(sys.argv[1])
+headers = peak() - before
+load(sys.argv[1])
+print(headers / size, (peak() - before) / size)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is Linux's here")
+@pytest.mark.parametrize("kind", ["saelens", "rescaled", "openai", "npz"])
+def test_loading_takes_about_twice_the_files_memory_and_detecting_next_to_none(tmp_path: Path, kind: str) -> None:
+    write_checkpoint(tmp_path, kind)
+    command = [sys.executable, "-c", LOADING, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert found.returncode == 0, found.stderr[-3000:]
+    headers, whole = (float(share) for share in found.stdout.split())
+    assert headers < 0.2
+    assert whole < 2.3
+
+
+def write_checkpoint(folder: Path, kind: str) -> None:
+    """A hundred megabytes of weights in float32."""
+    g = torch.Generator().manual_seed(0)
+    sizes = {"W_enc": (512, 25_600), "b_enc": (25_600,), "W_dec": (25_600, 512), "b_dec": (512,)}
+    weights = {name: torch.randn(*size, generator=g) for name, size in sizes.items()}
+    if kind == "npz":
+        arrays = {name: each.numpy() for name, each in (weights | {"threshold": torch.ones(25_600)}).items()}
+        np.savez(folder / "params.npz", **arrays)
+    elif kind == "openai":
+        linear = {"encoder.weight": weights["W_enc"].T.contiguous(), "decoder.weight": weights["W_dec"].T.contiguous()}
+        biases = {"pre_bias": weights["b_dec"], "latent_bias": weights["b_enc"]}
+        torch.save(linear | biases | {"activation": "ReLU"}, folder / "a.pt")
+    else:
+        cfg = {"architecture": "topk", "k": 32, "d_in": 512, "rescale_acts_by_decoder_norm": kind == "rescaled"}
+        (folder / "cfg.json").write_text(json.dumps(cfg))
+        save_file(weights, folder / "sae_weights.safetensors")

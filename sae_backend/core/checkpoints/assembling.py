@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .. import validity
 from ..config import Architecture, InputNorm, Plain, SaeConfig
 from ..detected import FORMATS, Detected, Question, choices_of
-from ..sae import SparseAutoencoder
+from ..sae import TENSORS, SparseAutoencoder
 from ..validity import WITH_K
+from . import settings
 from .errors import CheckpointError
 from .files import Source
 from .reading import FLOATS
 from .settings import listed
 
+K = "The files do not say k: give the number of latents kept per token."
 WITH_THRESHOLD = ("jumprelu", "batchtopk")
 CONTEXT_SIZES = ("context_size", "ctx_len", "seq_len")
 
@@ -49,6 +52,13 @@ class Draft:
     #: Rewrite the weights, with equal results; called in this order once they are needed.
     questions: list[Question] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def take_k(self, k: Any, source: Source, question: str = K) -> None:
+        """Set k to what the person says, or the files; where neither does, ask."""
+        if source.said.k is not None or k is not None:
+            self.k = source.said.k or settings.whole(k, "k")
+        else:
+            self.ask("k", question)
 
     def ask(self, name: str, text: str, default: Plain = None) -> None:
         """Ask a person for an option; without a default, loading is refused until it is answered."""
@@ -90,7 +100,7 @@ def _rechoose(draft: Draft, architecture: Architecture) -> None:
     if architecture not in WITH_K:
         draft.k = None
     elif draft.k is None:
-        draft.ask("k", "The files do not say k: give the number of latents kept per token.")
+        draft.ask("k", K)
     if architecture not in WITH_THRESHOLD:
         draft.tensors.pop("threshold", None)
 
@@ -113,7 +123,7 @@ def _settle_transcoder(draft: Draft, source: Source) -> None:
 
 def describe(draft: Draft, source: Source) -> Detected:
     """Return what is known before anything is computed; draft is settled."""
-    d_in, d_sae, d_out = sizes_of(draft.tensors)
+    d_in, d_sae, d_out = _check_shapes(draft)
     contexts = [draft.metadata[name] for name in CONTEXT_SIZES if name in draft.metadata]
     return Detected(
         format=draft.format,
@@ -136,6 +146,20 @@ def describe(draft: Draft, source: Source) -> Detected:
     )
 
 
+def _check_shapes(draft: Draft) -> tuple[int, int, int]:
+    """Refuse what loading would, as far as shapes and settings tell; return d_in, d_sae, d_out."""
+    sizes = sizes_of(draft.tensors)
+    shapes = {name: tuple(oriented(each, name, sizes).shape) for name, each in draft.tensors.items()}
+    cfg = _config(draft, *sizes)
+    if draft.k is None and draft.architecture in WITH_K:
+        cfg = replace(cfg, k=1)
+    try:
+        validity.check(cfg, dict.fromkeys(TENSORS) | shapes)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    return sizes
+
+
 def assemble(draft: Draft, source: Source) -> SparseAutoencoder:
     """Return the SAE of a settled draft; what is still open and cannot be assumed is an error."""
     for question in draft.questions:
@@ -146,8 +170,10 @@ def assemble(draft: Draft, source: Source) -> SparseAutoencoder:
     if draft.two_sided:
         split_sides(draft.tensors)
     sizes = sizes_of(draft.tensors)
-    turned = bool(source.said.turned)
-    tensors = {name: _own_copy(oriented(each, name, sizes, turned), name) for name, each in draft.tensors.items()}
+    turned, of_file = bool(source.said.turned), source.files.storages()
+    tensors: dict[str, Tensor] = {}
+    for name in list(draft.tensors):  # taken out one by one, so that little is there twice
+        tensors[name] = _own_copy(oriented(draft.tensors.pop(name), name, sizes, turned), name, of_file)
     if "threshold" in tensors:
         # Below zero it has no effect (dictionary_learning's "never set" is -1): relu has the last word.
         tensors["threshold"].clamp_(min=0)
@@ -222,13 +248,17 @@ def oriented(tensor: Tensor, name: str, sizes: tuple[int, int, int], turned: boo
     return tensor.T if turned and square else tensor
 
 
-def _own_copy(tensor: Tensor, name: str) -> Tensor:
+def _own_copy(tensor: Tensor, name: str, of_file: set[int]) -> Tensor:
     """Return a float32 copy: views of the file would change, or crash the process, when someone writes to it.
 
-    W_enc keeps the memory order of the file, which the matmul reads either way; all else becomes contiguous.
+    What a fold has made is nobody else's, and taken as it is. W_enc keeps the memory order of the file, which the
+    matmul reads either way; all else becomes contiguous.
     """
     order = torch.preserve_format if name == "W_enc" else torch.contiguous_format
-    copy = tensor.to(torch.float32, copy=True, memory_format=order)
+    copied = tensor.untyped_storage().data_ptr() in of_file
+    copy = tensor.to(torch.float32, copy=copied, memory_format=order)
+    if name != "W_enc":
+        copy = copy.contiguous()
     if copy.numel() and not all(bound.isfinite() for bound in torch.aminmax(copy)):
         raise CheckpointError(
             f"{name} has values that are NaN or infinite in float32: training diverged, or the file is "

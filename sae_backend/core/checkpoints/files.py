@@ -70,6 +70,11 @@ class Files:
             self._read[name] = weights
         return self._read[name]
 
+    def storages(self) -> set[int]:
+        """Return where the memory of all that was read begins."""
+        tensors = [value for read in self._read.values() for value in read.values() if isinstance(value, Tensor)]
+        return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
     def around(self, name: str) -> dict[str, Any]:
         """Return what a torch file has beside its state dict: a configuration, a step."""
         self.weights(name)

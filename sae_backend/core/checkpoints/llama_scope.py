@@ -96,7 +96,7 @@ def _set_selection(found: Draft, cfg: Mapping[str, Any], source: Source) -> None
     elif "threshold" not in found.tensors:
         found.architecture = "topk" if written == "topk" else "standard"
     if found.architecture == "topk":
-        found.k = source.said.k or settings.whole(cfg.get("top_k"), "top_k")
+        found.take_k(cfg.get("top_k"), source)
         found.rank_by_decoder_norm = by_norm
     elif by_norm and found.architecture == "jumprelu":
         found.folds.append(folding.threshold_by_decoder_norm)

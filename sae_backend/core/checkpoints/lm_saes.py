@@ -76,11 +76,15 @@ def _set_hooks(found: Draft, cfg: Mapping[str, Any]) -> None:
 
 
 def _set_selection(found: Draft, cfg: Mapping[str, Any], source: Source) -> None:
-    unnamed = "jumprelu" if "threshold" in found.tensors else None
+    unnamed = "jumprelu" if "threshold" in found.tensors else "relu"
     found.architecture = settings.choice(cfg.get("act_fn", unnamed), "act_fn", ACTIVATIONS)  # type: ignore[assignment]
+    if "act_fn" not in cfg:
+        found.ask("architecture", "The files do not say how latents are chosen; config.json does.", found.architecture)
+    if source.said.architecture in ACTIVATIONS.values():
+        found.architecture = source.said.architecture  # type: ignore[assignment]
     by_norm = settings.flag(cfg.get("sparsity_include_decoder_norm", True), "sparsity_include_decoder_norm")
     if found.architecture == "topk":
-        found.k = source.said.k or settings.whole(cfg.get("top_k"), "top_k")
+        found.take_k(cfg.get("top_k"), source)
         found.rank_by_decoder_norm = by_norm
     if found.architecture != "jumprelu":
         found.tensors.pop("threshold", None)

@@ -94,10 +94,5 @@ def _set_k(found: Draft, state: Mapping[str, Any], source: Source) -> None:
     postact = details.get("postact_fn", state.get("activation.postact_fn", "ReLU"))
     if settings.choice(postact, "postact_fn", {"ReLU": "ReLU", "Identity": "Identity"}) == "Identity":
         found.notes.append(NEGATIVE)
-    k = source.said.k or details.get("k", state.get("activation.k"))
-    if k is not None:
-        found.k = settings.whole(k, "k")
-    elif "activation" in state:
-        found.ask("k", "The file says TopK but not k; give k, the number of latents kept per token.")
-    else:
-        found.ask("k", FAST)
+    k = details.get("k", state.get("activation.k"))
+    found.take_k(k, source, "The file says TopK but not k; give k." if "activation" in state else FAST)

@@ -128,11 +128,7 @@ def _computed_as(written: str, cfg: Mapping[str, Any]) -> Any:
 
 def _set_k(found: Draft, cfg: Mapping[str, Any], source: Source) -> None:
     arguments = cfg.get("activation_fn_kwargs")
-    k = source.said.k or cfg.get("k", arguments.get("k") if isinstance(arguments, dict) else None)
-    if k is None:
-        found.ask("k", "The files do not say k: give the number of latents kept per token.")
-    else:
-        found.k = settings.whole(k, "k")
+    found.take_k(cfg.get("k", arguments.get("k") if isinstance(arguments, dict) else None), source)
 
 
 def _subtracts(written: str, cfg: Mapping[str, Any]) -> bool:

@@ -17,7 +17,6 @@ from .files import Source
 
 KEYS = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"}
 ACTIVATIONS = {"topk": "topk", "groupmax": "groupmax"}
-K = "The files do not say k: give the number of latents kept per token; <run>/<hook point>/cfg.json has it."
 
 
 def recognises(source: Source) -> bool:
@@ -33,10 +32,7 @@ def draft(source: Source) -> Draft:
     kept = settings.choice(cfg.get("activation", "topk"), "activation", ACTIVATIONS)
     found = Draft("sparsify", "groupmax" if kept == "groupmax" else "topk", _tensors(source))
     found.subtract_b_dec, found.transcoder, found.two_sided = not transcode, transcode, signed
-    if source.said.k is None and cfg.get("k") is None:
-        found.ask("k", K)
-    else:
-        found.k = source.said.k or settings.whole(cfg["k"], "k")
+    found.take_k(cfg.get("k"), source)
     found.model_name = settings.text(cfg.get("model_name", run.get("model")), "model")
     _set_hooks(found, cfg, source)
     run_settings = {name: value for name, value in run.items() if name in ("dataset", "ctx_len", "split")}
