@@ -51,7 +51,9 @@ def lm(pk: int, dtype: str) -> LM:
 @lru_cache(maxsize=2)
 def sae(pk: int) -> SparseAutoencoder:
     row = Sae.objects.get(pk=pk)
-    overrides = {"hook_name": row.hook_name} | {k: v for k, v in row.metadata.get("overrides", {}).items()}
+    # what its import found in the names of folders is not there any more
+    found = {"hook_name": row.hook_name, "hook_name_out": row.hook_name_out or None, "k": row.k}
+    overrides = found | row.metadata.get("overrides", {})
     kind, name, *file = row.path.split("/")
     with storage.current().reading(f"{kind}/{name}") as here:
         return checkpoints.load(here.joinpath(*file), **overrides).to(device())
