@@ -190,7 +190,7 @@ def together(shards: list[LatentShard]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("batch", "contexts", "latents"), [(1, 1, 7), (3, 2, 64), (8, 5, D_SAE), (1, CONTEXTS, D_SAE), (3, 5, 7)]
 )
-@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "groupmax"])
 def test_results_are_the_same_bits_for_any_batch_shards_and_order(
     lm: LM, tokens: np.ndarray, tmp_path: Path, architecture: str, batch: int, contexts: int, latents: int, order: int
 ) -> None:
