@@ -13,6 +13,7 @@ from sae_backend.models import Dataset, LanguageModel, SaeImport
 
 FIRST = ("hook_name", "architecture", "k", "input_norm")  # the others are folded away while nothing is said in them
 TOKENS = (10_000, 100_000, 1_000_000, 2_000_000, 10_000_000, 50_000_000, 100_000_000)
+DETECTED_AS = {"input_norm": "normalisation", "model_name": "lm_name"}  # where the report calls a thing otherwise
 YES_NO = (("true", "yes"), ("false", "no"))
 
 
@@ -32,7 +33,8 @@ class UploadForm(forms.Form):
         self._offer_lms(list(lms), {each["id"] for each in row.report.get("fits", [])})
         self._offer_datasets(list(datasets), row)
         for name, option in OPTIONS.items():
-            self.fields[name] = _field(name, option, self.found.get(name), self.asked.get(name))
+            found = self.found.get(DETECTED_AS.get(name, name))
+            self.fields[name] = _field(name, option, found, self.asked.get(name))
 
     def _offer_lms(self, lms: list[LanguageModel], fitting: set[int]) -> None:
         fit = [(lm.pk, lm.name) for lm in lms if lm.pk in fitting]
@@ -101,4 +103,5 @@ def _as_found(found: Any, choices: Iterable[tuple[str, ...]]) -> str:
 
 def _placeholder(found: Any, asked: dict[str, Any] | None) -> str:
     default = (asked or {}).get("default")
-    return next((str(value) for value in (found, default) if value not in (None, "")), "as the files say")
+    blank = "say it here" if asked else "as the files say"
+    return next((str(value) for value in (found, default) if value not in (None, "")), blank)

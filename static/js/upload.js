@@ -19,9 +19,10 @@ const post = async (url, body) => {
 
 /* ---- what is typed is saved, and a choice that was not checked is checked again ------------------ */
 let saving, changed = false;
+const saveAt = form?.getAttribute("data-save"); // form.dataset is its field of that name
 const save = async () => {
   const said = $("[data-saved]", form);
-  try { await post(form.dataset.save, new FormData(form)); said.textContent = "saved"; changed = false; }
+  try { await post(saveAt, new FormData(form)); said.textContent = "saved"; changed = false; }
   catch (error) { said.textContent = error instanceof TypeError ? "not saved: no connection" : error.message; }
 };
 if (form) {
@@ -32,7 +33,8 @@ if (form) {
       if (go && ev.target.name !== "dataset") { go.disabled = true; $("[data-saved]", form).textContent = "check it again to compute it so"; }
     }
   });
-  addEventListener("pagehide", () => { if (changed) fetch(form.dataset.save, { method: "POST", headers: headers(), body: new FormData(form), keepalive: true }); });
+  form.addEventListener("submit", () => { clearTimeout(saving); changed = false; }); // what is sent is saved with it
+  addEventListener("pagehide", () => { if (changed) fetch(saveAt, { method: "POST", headers: headers(), body: new FormData(form), keepalive: true }); });
 }
 
 if (!zone) return;
@@ -84,7 +86,7 @@ const send = entry => {
   entry.upload = new window.tus.Upload(file, {
     endpoint: zone.dataset.import + "/files", uploadUrl: li.dataset.url || null, chunkSize: PIECE, retryDelays: AGAIN, headers: headers(),
     metadata: { filename: entry.name, filetype: file.type }, storeFingerprintForResuming: false,
-    onUploadUrlAvailable: () => { li.dataset.url = new URL(entry.upload.url).pathname; remember(li.dataset.url, file); },
+    onUploadUrlAvailable: () => { li.dataset.url = new URL(entry.upload.url, location.href).pathname; remember(li.dataset.url, file); },
     onShouldRetry: error => { const again = passing(error); if (again) say(li, "The connection is lost; it goes on by itself once it is back."); return again; },
     onProgress: sent => { say(li, ""); progress(entry, sent); },
     onError: error => { entry.failed = true; entry.paused = true; say(li, passing(error) ? "The connection is lost. Resume goes on where it stopped." : why(error), true); tools(entry); },
@@ -142,7 +144,7 @@ const finish = () => {
     if (!lines.length || lines.some(li => !("complete" in li.dataset))) return;
     try { await post(zone.dataset.import + "/check", form ? new FormData(form) : new FormData()); location.assign(zone.dataset.import); }
     catch (error) { toastWrong(error.message); }
-  }, 600);
+  }, 400);
 };
 
 /* ---- choosing and dropping ------------------------------------------------------------------------ */

@@ -1,0 +1,142 @@
+"""Every supported checkpoint becomes a page of a latent that shows the right activations, by a real browser's upload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from playwright.sync_api import expect
+
+from sae_backend import store
+from sae_backend.core import checkpoints, language_model
+from sae_backend.core.language_model import LM
+from sae_backend.models import Dataset, Sae, SaeImport
+from tests.e2e import crew, uploading
+from tests.e2e.uploading import Site
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db]  # not transactional: nothing is flushed between tests
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+NOT_A_CHECKPOINT = {"expected.npz", "meta.json"}
+SLOW = 1000 * crew.PATIENCE
+RESIDUAL = "blocks.3.hook_resid_post"
+# What a person has to say where the files do not, or where these small language models differ from the SAE's own.
+SAID: dict[str, dict[str, str]] = {
+    "crosscoder_dictionary_learning/batchtopk_sae_normalized_hub": {"hook_name": RESIDUAL},
+    "dictionary_learning/standard_no_config": {"hook_name": RESIDUAL},
+    "gemma_scope/res": {"hook_name": RESIDUAL},
+    "openai/tied_relu": {"hook_name": RESIDUAL},
+    "openai/train_py_fastautoencoder": {"hook_name": RESIDUAL, "k": "16"},
+    "openai/v5_topk_repo_state_dict": {"hook_name": RESIDUAL},
+    "saelens/skip_transcoder": {"hook_name": "blocks.1.attn.hook_z", "hook_name_out": "blocks.1.hook_mlp_out"},
+    "saelens/transcoder": {"hook_name": "blocks.1.attn.hook_z", "hook_name_out": "blocks.1.hook_mlp_out"},
+}
+NARROW = {"saelens/skip_transcoder", "saelens/transcoder"}  # which write to 48 dimensions
+
+
+def files_of(name: str) -> list[Path]:
+    return [p for p in sorted((FIXTURES / name).rglob("*")) if p.is_file() and p.name not in NOT_A_CHECKPOINT]
+
+
+SUPPORTED = [
+    name
+    for path in sorted(FIXTURES.glob("*/*/expected.npz"))
+    if files_of(name := path.parent.relative_to(FIXTURES).as_posix())
+]
+
+
+@pytest.fixture(scope="module")
+def site(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with django_db_blocker.unblock():
+        folder = tmp_path_factory.mktemp("uploads")
+        with uploading.site(uploading.environment_of_workers(), folder) as made:
+            yield made
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Browser, site: Site) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_a_checkpoint_is_uploaded_and_its_latents_show_what_the_weights_give(
+    name: str, site: Site, page: Page
+) -> None:
+    row = upload(page, site, name)
+    assert row.run is not None and row.sae is not None
+    site.workers.wait_for(lambda: crew.live(row.run))
+    lm = site.narrow if name in NARROW else site.lm
+    acts = activations(row.sae, name, lm.source)
+    index = int(acts.max((0, 1)).argmax())
+    data: dict[str, Any] = page.request.get(f"{site.url}/s/{row.sae.public_id}/{index}.json").json()
+    assert_shows(data["examples"], acts[:, :, index])
+
+
+def upload(page: Page, site: Site, name: str) -> SaeImport:
+    """By the page, as a person does: files, what is missing, Compute."""
+    page.goto(f"{site.url}/upload")
+    page.locator("#fi").set_input_files(files_of(name))
+    page.wait_for_url("**/imports/*")
+    expect(page.locator("#choices[data-state=waiting]")).to_be_visible(timeout=SLOW)
+    said = SAID.get(name, {}) | ({"lm": "narrow"} if name in NARROW else {})
+    if said:
+        correct(page, said)
+    page.get_by_role("button", name="Compute").click()
+    page.wait_for_url("**/jobs/*")
+    return site.last_import()
+
+
+def correct(page: Page, said: dict[str, str]) -> None:
+    folded = page.locator("details.more")
+    if folded.count() and not folded.get_attribute("open"):
+        folded.locator("summary").click()
+    for field, value in said.items():
+        if field == "lm":
+            page.locator("#u-lm").select_option(label=value)
+        else:
+            page.locator(f"#u-{field}").fill(value)
+    page.locator("[data-check]").click()
+    expect(page.locator("#choices[data-checked]")).to_be_visible(timeout=SLOW)
+
+
+def activations(sae: Sae, name: str, source: str) -> npt.NDArray[np.float32]:
+    """Of every latent on every token of the text, [context pos d_sae], by the library's equations."""
+    weights = checkpoints.load(Path(FIXTURES / name), **sae.metadata["overrides"])
+    tokens = torch.from_numpy(contexts(sae.lm_id).astype(np.int64))
+    with torch.no_grad():
+        hidden = _lm(source).capture(tokens, sae.hook_name)
+        dense = weights.encode_dense(hidden.flatten(0, 1))
+    return dense.reshape(*tokens.shape, -1).numpy()
+
+
+@cache
+def _lm(source: str) -> LM:
+    return language_model.load(source, torch.float32, "cpu")
+
+
+@cache
+def contexts(lm_id: int) -> npt.NDArray[np.uint32]:
+    dataset = Dataset.objects.get(lm=lm_id)
+    return store.read_contexts(dataset, 0, dataset.n_contexts)
+
+
+def assert_shows(examples: list[dict[str, Any]], acts: npt.NDArray[np.float32]) -> None:
+    """Every example has its activations, and the first is the strongest token of all."""
+    top = [example for example in examples if example["interval"] == 0]
+    assert top and top[0]["peak_act"] == pytest.approx(float(acts.max()), rel=2e-3)
+    for example in examples:
+        expected = np.maximum(acts[example["context"]], 0)
+        shown = np.array(example["acts"])
+        assert np.allclose(shown, expected, rtol=4e-3, atol=2e-3 * acts.max()), example["context"]
