@@ -23,6 +23,7 @@ ARCHITECTURES = {
     "batchtopk": "BatchTopK",
     "jumprelu": "JumpReLU",
     "gated": "Gated",
+    "groupmax": "GroupMax",
     "relu": "ReLU",
     "standard": "ReLU",
     "tanh_relu": "Tanh-ReLU",

@@ -17,7 +17,7 @@ SITES = {
 }
 SITE = re.compile(rf"({'|'.join(SITES)})[_./-]*(?:layer|l)?[_.-]*(\d+)")
 LAYER_SITE = re.compile(rf"(?:layer|l)[_.-]?(\d+)[_./-]+({'|'.join(SITES)})")
-FILE = re.compile(r"([^/]+?)-SAE-l(\d+)[^/]*$")
+FILE = re.compile(r"([\w.-]+?)-SAE-l(\d+)[^/]*$", re.ASCII)
 INPUTS = {
     "": "hook_resid_pre",
     "mlp": "mlp.hook_in",

@@ -11,7 +11,7 @@ from .assembling import Draft, flipped, tensors_of
 from .files import Source
 
 KEYS = {"W_enc", "b_enc", "W_dec", "b_dec"}
-REPOSITORY = re.compile(r"SAE-Res-(Qwen[^/]+?)-W\d+K-L0_(\d+)")
+REPOSITORY = re.compile(r"SAE-Res-(Qwen[\w.-]+?)-W\d+K-L0_(\d+)")
 LAYER = re.compile(r"layer(\d+)\.sae")
 K = "Qwen Scope's k is in the name of its repository alone: give k, 50 for one that ends in L0_50."
 
