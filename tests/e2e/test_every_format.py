@@ -1,4 +1,4 @@
-"""Every supported checkpoint becomes a page of a latent that shows the right activations, by a real browser's upload."""
+"""Every supported checkpoint, uploaded by a real browser, becomes pages of latents with the right activations."""
 
 from __future__ import annotations
 
