@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated", "groupmax"]
-InputNorm = Literal["none", "layer_norm", "constant_norm"]
+InputNorm = Literal["none", "layer_norm", "constant_norm", "centred"]
 SHARD_TOKENS, SHARD_LATENTS = 131_072, 4096  # a few seconds of work
 MOST_FILES = 1024  # of activations in a run, about: every piece of latents looks into each
 Plain = str | int | float | bool | None
@@ -31,7 +31,8 @@ class SaeConfig:
     k: int | None = None
     #: Latents kept per token, or groups of which one is kept; set for topk and groupmax and for nothing else.
     input_norm: InputNorm = "none"
-    #: layer_norm: (x - mean)/(std + 1e-5), n-1 in std; constant_norm: x * sqrt(d_in)/|x|. Undone by decode.
+    #: layer_norm: (x - mean)/(std + 1e-5), n-1 in std; constant_norm: x * sqrt(d_in)/|x|;
+    #: centred: x - mean. Undone by decode.
     input_scale: float = 1.0
     #: Constant factor on x, after input_norm and before b_dec is subtracted.
     output_scale: float = 1.0

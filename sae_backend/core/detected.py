@@ -31,7 +31,7 @@ class Question:
     text: str
     #: A sentence that says what is open and how to find out.
     required: bool = True
-    #: Loading is refused without an answer; otherwise `default` is taken.
+    #: Importing is refused without an answer; otherwise `default` is taken.
     default: Plain = None
     choices: tuple[tuple[str, str], ...] = ()
     #: (value, title), where the answer is one of a few.
@@ -58,7 +58,7 @@ class Detected:
     #: What the files call the language model.
     context_size: int | None
     normalisation: str
-    #: none, layer_norm or constant_norm.
+    #: none, layer_norm, constant_norm or centred.
     input_scale: float
     file: str
     #: The file of weights, relative to what was given.
@@ -123,6 +123,7 @@ OPTIONS: dict[str, Option] = {
             ("none", "none"),
             ("layer_norm", "layer norm: mean 0, standard deviation 1"),
             ("constant_norm", "norm √d"),
+            ("centred", "mean 0, as TransformerLens centres GPT-2"),
         ),
     ),
     "input_scale": Option("number", "Input scale", "A constant factor on the input; its inverse on the output."),

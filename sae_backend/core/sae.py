@@ -297,6 +297,8 @@ class SparseAutoencoder:
             # much faster than torch.std_mean
             _, mean, inverse = torch.native_layer_norm(flat, flat.shape[1:], None, None, 0.0)
             return Undo(len(flat), mean, math.sqrt(self.cfg.d_in / max(1, self.cfg.d_in - 1)) / inverse, skipped)
+        if self.cfg.input_norm == "centred":
+            return Undo(len(flat), flat.mean(1, keepdim=True), None, skipped)
         if self.cfg.input_norm == "constant_norm":
             # A zero vector stays zero instead of becoming NaN.
             norm = flat.norm(dim=1, keepdim=True).clamp_min(1e-30)

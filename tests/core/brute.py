@@ -31,6 +31,9 @@ def normalised(sae: SparseAutoencoder, x: Floats) -> tuple[Floats, Floats, Float
     if sae.cfg.input_norm == "layer_norm":
         mean, scale = x.mean(1, keepdims=True), x.std(1, ddof=1, keepdims=True)
         x = (x - mean) / (scale + 1e-5)
+    elif sae.cfg.input_norm == "centred":
+        mean = x.mean(1, keepdims=True)
+        x = x - mean
     elif sae.cfg.input_norm == "constant_norm":
         scale = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(x.shape[1])
         x = x / scale

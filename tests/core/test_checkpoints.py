@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_backend.core.checkpoints import CheckpointError, load
+from sae_backend.core.checkpoints import CheckpointError, detect, load
 from sae_backend.core.sae import SparseAutoencoder
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -144,7 +144,7 @@ def test_a_person_wins_over_the_file_and_the_file_keeps_its_metadata() -> None:
         ({"k": 0}, "k is 0"),
         ({"k": 1025}, "from 1 to d_sae, 1024"),
         ({"hook_name": "<script>"}, "no hook point"),
-        ({"input_norm": "batch"}, "known are none, layer_norm, constant_norm"),
+        ({"input_norm": "batch"}, "known are none, layer_norm, constant_norm, centred"),
         ({"input_scale": float("nan")}, "must be a positive number"),
         ({"max_bytes": 1000}, "is larger than 1,000 bytes, the limit set here"),
         ({"max_bytes": 1_500_000}, "in float32; the limit set here is 1,500,000"),
@@ -199,6 +199,34 @@ def test_a_factor_that_is_not_in_the_file_is_taken_as_one_and_said(tmp_path: Pat
     sae = load(edited(tmp_path, "saelens/standard", normalize_activations=norm))
     assert_equals(sae, expected("saelens/standard"))
     assert "1 is assumed" in str(sae.cfg.metadata["note"])
+
+
+def centring(**metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"hook_name": "blocks.3.hook_resid_post", "model_from_pretrained_kwargs": metadata}}
+
+
+def test_inputs_are_centred_where_the_file_says_that_its_language_model_was(tmp_path: Path) -> None:
+    folder = edited(tmp_path, "saelens/standard", **centring(center_writing_weights=True))
+    sae, wanted = load(folder), expected("saelens/standard")
+    assert sae.cfg.input_norm == "centred"
+    x = wanted["x"] + torch.linspace(-5, 5, len(wanted["x"])).unsqueeze(1)
+    centred = wanted["x"] - wanted["x"].mean(1, keepdim=True)
+    plain = load(folder, input_norm="none")
+    torch.testing.assert_close(sae.encode_dense(x), plain.encode_dense(centred), rtol=1e-4, atol=1e-4)
+    there = plain.decode(plain.encode(centred)) + x.mean(1, keepdim=True)
+    torch.testing.assert_close(sae.decode(sae.encode(x)), there, rtol=1e-4, atol=1e-4)
+
+
+def test_whether_inputs_were_centred_is_asked_of_the_oldest_files_alone(tmp_path: Path) -> None:
+    def asked(folder: Path) -> list[Any]:
+        return [question.default for question in detect(folder).questions if question.field == "input_norm"]
+
+    assert asked(FIXTURES / "saelens_legacy/v2.1.3_dir_scaled") == ["none"]
+    assert asked(FIXTURES / "saelens/standard") == []
+    assert asked(edited(tmp_path / "no", "saelens/standard", **centring(center_writing_weights=False))) == []
+    assert asked(edited(tmp_path / "yes", "saelens/standard", **centring(center_writing_weights=True))) == ["centred"]
+    heads = {"hook_point": "blocks.3.attn.hook_z"}
+    assert asked(edited(tmp_path / "z", "saelens_legacy/v2.1.3_dir_scaled", **heads)) == []
 
 
 def test_a_layer_placeholder_becomes_the_layer(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         "only TopK and GroupMax": (small_sae("gated"), "sparsify"),
         "of inputs as they are": (small_sae(input_norm="layer_norm"), "sparsify"),
         "needs the hook point": (small_sae("standard", d_out=20), "saelens"),
+        "that inputs are centred": (small_sae("standard", input_norm="centred"), "saelens"),
         "have no b_enc": (replace(small_sae("gated"), b_enc=torch.ones(70)), "saelens"),
     }
     for message, (sae, layout) in refused.items():

@@ -33,7 +33,7 @@ READ: dict[str, Mapping[str, Any]] = {
     "gemma_scope_2/resid_post": {"hook_name": "blocks.17.hook_resid_post", "lm_name": "google/gemma-3-4b-pt"},
     "goodfire/l19": {"hook_name": "blocks.19.hook_resid_post", "dtype": "bfloat16"},
     "llama_scope/r1_distill": {"format": "llama_scope", "hook_name": "blocks.15.hook_resid_post"},
-    "llama_scope/res": {"architecture": "jumprelu", "dtype": "bfloat16", "input_scale": 8 / 18},
+    "llama_scope/res": {"dtype": "bfloat16", "input_scale": 8 / 18, "lm_name": "meta-llama/Llama-3.1-8B"},
     "lm_saes/jumprelu": {"architecture": "jumprelu", "input_scale": 8 / 18},
     "lm_saes/topk": {"architecture": "topk", "k": 16},
     "lm_saes/topk_glu": {"architecture": "topk", "k": 16},

@@ -17,6 +17,7 @@ from tests.core.small import D_MODEL, small_sae
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "normalised": {"input_norm": "layer_norm", "subtract_b_dec": True},
+    "centred": {"input_norm": "centred", "subtract_b_dec": True},
     "gated linear": {"glu": True},
     "scaled": {"input_norm": "constant_norm", "input_scale": 0.7, "output_scale": 1.3},
 }

@@ -72,7 +72,12 @@ def _alignment(sae: SparseAutoencoder) -> Check:
 
 def _scaling(sae: SparseAutoencoder) -> Check:
     cfg = sae.cfg
-    done = {"none": "as they are", "layer_norm": "layer-normed", "constant_norm": "scaled to norm √d"}[cfg.input_norm]
+    done = {
+        "none": "as they are",
+        "layer_norm": "layer-normed",
+        "constant_norm": "scaled to norm √d",
+        "centred": "less their mean",
+    }[cfg.input_norm]
     if cfg.input_scale != 1.0:
         done += f", times {cfg.input_scale:.4g}"
     if cfg.subtract_b_dec:

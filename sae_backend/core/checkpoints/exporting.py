@@ -35,6 +35,8 @@ def export(sae: SparseAutoencoder, folder: str | Path, layout: str = "saelens") 
         raise CheckpointError(f"There is no layout {layout!r}; there are {', '.join(LAYOUTS)}.")
     if sae.W_glu is not None:
         raise CheckpointError("A gated linear encoder can be written in neither layout; keep its own files.")
+    if sae.cfg.input_norm == "centred":
+        raise CheckpointError("Neither layout can say that inputs are centred; keep its own files.")
     if sae.cfg.rank_by_decoder_norm:
         raise CheckpointError(
             "Neither layout can rank latents by pre_acts times decoder norm and show pre_acts; keep its own files."

@@ -23,6 +23,7 @@ KEYS = {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"}
 LOG = "log_jumprelu_threshold"
 NORM = "dataset_average_activation_norm"
 ACTIVATIONS = {"jumprelu": "jumprelu", "relu": "standard", "topk": "topk"}
+MODEL = "Llama3_1-8B-Base"
 NO_NORM = "The files do not say by how much inputs were scaled in training; 1 is assumed."
 
 
@@ -38,6 +39,7 @@ def draft(source: Source) -> Draft:
         raise CheckpointError("Llama Scope's GLU encoders and pre-encoder biases are not supported; none is published.")
     found = Draft("llama_scope", "jumprelu", _tensors(source))
     _set_hooks(found, cfg)
+    found.model_name = "meta-llama/Llama-3.1-8B" if MODEL in source.trail else None
     _set_scales(found, cfg, source)
     _set_selection(found, cfg, source)
     found.metadata = settings.plain(

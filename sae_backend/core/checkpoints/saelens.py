@@ -69,6 +69,11 @@ SCALE = (
     "Inputs were scaled in training by a factor that is not in the files, unless it was folded before saving: "
     "sqrt(d_in) divided by the mean length of the hidden states."
 )
+CENTRED_AT = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")
+CENTRED = (
+    "TransformerLens may have centred what models with LayerNorm, such as GPT-2, write into the residual stream when "
+    "this SAE was trained (center_writing_weights): then each input's mean is to be taken off."
+)
 NOT_FOLDED = "The factor its inputs were scaled with in training is not in the file; 1 is assumed."
 
 
@@ -210,8 +215,21 @@ def _normalise_input(found: Draft, cfg: Mapping[str, Any], source: Source) -> No
         found.notes.append(NOT_FOLDED)
         if norm == "expected_average_only_in":
             found.ask("input_scale", SCALE, default=1.0)
+    elif norm == "none":
+        _centre(found, cfg)
     if found.transcoder and (found.input_norm != "none" or found.input_scale != 1.0):
         raise CheckpointError("Transcoders with normalised or scaled inputs are not supported.")
+
+
+def _centre(found: Draft, cfg: Mapping[str, Any]) -> None:
+    """Ask whether inputs were centred, as TransformerLens does by default and SAELens' models were before 3."""
+    about = cfg.get("metadata", cfg)
+    kwargs = about.get("model_from_pretrained_kwargs") if isinstance(about, dict) else None
+    written = kwargs.get("center_writing_weights") if isinstance(kwargs, dict) else None
+    where = (found.hook_name or "").endswith(CENTRED_AT)
+    if where and not found.transcoder and (written is True or (written is None and "hook_point" in cfg)):
+        found.input_norm = "centred" if written is True else "none"
+        found.ask("input_norm", CENTRED, default=found.input_norm)
 
 
 def _whitening(source: Source) -> dict[str, Tensor]:

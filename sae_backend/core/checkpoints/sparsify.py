@@ -31,7 +31,7 @@ def draft(source: Source) -> Draft:
     signed = settings.flag(cfg.get("signed", False), "signed")
     kept = settings.choice(cfg.get("activation", "topk"), "activation", ACTIVATIONS)
     found = Draft("sparsify", "groupmax" if kept == "groupmax" else "topk", _tensors(source))
-    found.subtract_b_dec, found.transcoder, found.two_sided = not transcode, transcode, signed
+    found.subtract_b_dec, found.transcoder, found.two_sided = True, transcode, signed
     found.take_k(cfg.get("k"), source)
     found.model_name = settings.text(cfg.get("model_name", run.get("model")), "model")
     _set_hooks(found, cfg, source)
