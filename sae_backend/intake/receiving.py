@@ -39,7 +39,7 @@ from sae_backend.intake.names import cleaned, collides
 from sae_backend.models import SaeImport, UploadFile
 
 FOLDER = "imports"
-PIECE = 1 << 20  # bytes read at once
+PIECE = 1 << 16  # bytes read at once: so many are lost at most where a connection falls silent
 NOTED_SECONDS = 2.0  # between two notes of how much has arrived
 MAX_FILES = 1000
 State = SaeImport.State

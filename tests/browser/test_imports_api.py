@@ -156,7 +156,7 @@ def test_a_form_needs_its_csrf_token_and_leaves_no_bytes_without(owner: User) ->
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(api: Client, settings: Any) -> None:
     settings.UPLOAD_MAX_BYTES = 10
     answer = api.post("/api/imports", {"file": a_file(data=bytes(2 << 20))})
-    assert answer.status_code == 413 and "One import may have 10 bytes here." == told(answer)["message"]
+    assert answer.status_code == 413 and told(answer)["message"] == "One import may have 10 bytes here."
     assert api.post("/api/imports", {"file": a_file(data=bytes(11))}).status_code == 413
     assert not UploadFile.objects.filter(kept=True).exists()
     settings.UPLOAD_MAX_BYTES, settings.UPLOAD_RESERVE_BYTES = 10_000, 1 << 60

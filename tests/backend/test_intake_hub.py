@@ -1,0 +1,95 @@
+"""Checkpoints of the hub: what is downloaded, and the sentence for each way in which it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_backend import intake, storage
+from sae_backend.intake.receiving import folder
+from sae_backend.models import Dataset, SaeImport, UploadFile
+from tests import hub as stand_in
+from tests.backend import demo, messages
+from tests.backend.imports import SAE, checked
+
+pytestmark = pytest.mark.django_db(transaction=True)
+FILES = {f"a/{path.name}": path.read_bytes() for path in SAE.iterdir()}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, settings: Any) -> Iterator[stand_in.Hub]:
+    settings.COMPUTE_DTYPE = "float32"
+    messages.forget()
+    with stand_in.used_here(tmp_path) as hub:
+        yield hub
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return demo.a_dataset(demo.a_language_model())
+
+
+def refusal(hub_id: str) -> str:
+    row = checked(intake.open_import(None, hub_id=hub_id))
+    assert row.state == SaeImport.State.WAITING and not row.files.exists() and row.report.get("ready") is None
+    return row.error
+
+
+def test_a_folder_of_a_repository_is_downloaded_once_and_checked(hub: stand_in.Hub, dataset: Dataset) -> None:
+    repo = hub.add("model", "me/saes", {**FILES, "b/other.safetensors": b"x", "a/run.py": b"import os", "a/x.md": b""})
+    row = checked(intake.open_import(None, hub_id="me/saes:a"))
+    assert row.error == "" and row.report["ready"] and row.report["trial"]["state"] == "ok"
+    total = sum(map(len, FILES.values()))
+    assert row.report["hub"] == {"id": "me/saes:a", "commit": repo.commit, "bytes": total}
+    assert {file.name for file in row.files.all()} == set(FILES) and row.name == "me/saes:a 1024"
+    asked = len(hub.requests)
+    row = checked(row)
+    assert row.report["ready"] and row.report["hub"]["commit"] == repo.commit and len(hub.requests) == asked
+    intake.cancel(row)
+    assert storage.current().names(folder(row)) == set()
+
+
+def test_each_way_to_say_no_is_a_sentence_that_says_what_to_do(hub: stand_in.Hub, settings: Any) -> None:
+    hub.add("model", "me/gated", FILES, gated=True)
+    hub.add("model", "me/saes", FILES)
+    hub.add("model", "me/closed", FILES, status=403)
+    hub.add("model", "me/words", {"README.md": b"words"})
+    hub.add("model", "me/ill", FILES, status=500)
+    assert "is gated" in refusal("me/gated") and "upload the files here" in refusal("me/gated")
+    assert "the hub has no me/nothing, or it is private" in refusal("me/nothing")
+    assert "has no revision nowhere" in refusal("me/saes@nowhere")
+    assert "name the folder that holds the SAE" in refusal("me/saes:elsewhere")
+    assert "has no weights" in refusal("me/words")
+    assert "only to some (status 403)" in refusal("me/closed")
+    assert "status 500, which may pass" in refusal("me/ill")
+    settings.UPLOAD_MAX_BYTES = 1000
+    assert "1000 bytes are allowed here" in refusal("me/saes")
+    settings.UPLOAD_MAX_BYTES, settings.UPLOAD_QUOTA_BYTES = 1 << 30, 1000
+    assert "you have 0 bytes here and this would add" in refusal("me/saes")
+    settings.UPLOAD_QUOTA_BYTES, settings.UPLOAD_RESERVE_BYTES = 1 << 30, 1 << 60
+    assert "free space" in refusal("me/saes") and not UploadFile.objects.exists()
+
+
+def test_the_sites_own_token_is_never_sent_for_a_stranger(hub: stand_in.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("model", "me/gated", FILES, gated=True)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert "is gated" in refusal("me/gated")
+
+
+def test_a_hub_that_is_away_is_a_sentence_that_names_the_network(
+    hub: stand_in.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "the worker cannot reach the hub" in refusal("me/saes") and "HF_ENDPOINT" in refusal("me/saes")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "the worker cannot reach the hub" in refusal("me/saes")
+
+
+def test_files_are_not_sent_to_an_import_from_the_hub(hub: stand_in.Hub) -> None:
+    with pytest.raises(intake.IntakeError, match="takes no more files"):
+        intake.receive(intake.open_import(None, hub_id="me/saes"), "a.pt", SAE / "cfg.json")
