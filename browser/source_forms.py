@@ -86,7 +86,7 @@ class DatasetForm(SourceForm):
         LanguageModel.objects.defer("vocabulary").order_by("name"), to_field_name="name", empty_label=None,
         label="Language model", help_text="whose tokenizer reads it",
     )  # fmt: skip
-    files = forms.CharField(
+    files = forms.CharField(  # type: ignore[assignment]  # a name that forms have for uploaded files
         label="Files", required=False, max_length=300, help_text="a pattern, say en/*.jsonl.gz; default: all"
     )
     split = forms.CharField(label="Split", required=False, max_length=100, help_text="default: train")

@@ -171,12 +171,12 @@ def _left_to_container() -> int:
         return 1 << 62
 
 
-def _booted(architecture: str) -> Callable[[str, str], LM]:
+def _booted(architecture: str) -> Callable[[str], LM]:
     """Loads a language model as runs will, and sees that TransformerLens can name its hook points."""
 
-    def load(source: str, revision: str) -> LM:
+    def load(source: str) -> LM:
         dtype = getattr(torch, kept.compute_dtype())
-        lm = language_model.load(source, dtype, kept.device(), revision or None)
+        lm = language_model.load(source, dtype, kept.device())
         try:
             lm.width(f"blocks.{lm.bridge.cfg.n_layers // 2}.hook_resid_post")
         except Exception as error:

@@ -14,15 +14,10 @@ from sae_backend.core import contexts, language_model
 from sae_backend.core.language_model import LM
 from sae_backend.models import Dataset, LanguageModel
 
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what a language model is loaded from
-
-
-def _load(source: str, revision: str) -> LM:
-    return language_model.load(source, revision=revision or None)
-
 
 def register_lm(
-    name: str, source: str, revision: str = "", load: Callable[[str, str], LM] = _load, owner_id: int | None = None
+    name: str, source: str, revision: str = "", load: Callable[[str], LM] = language_model.load,
+    owner_id: int | None = None,
 ) -> LanguageModel:
     """Find the language model by the hash of its files, or load it once to learn its shape and vocabulary."""
     source = str(Path(source).resolve()) if Path(source).is_dir() else source
@@ -38,7 +33,7 @@ def register_lm(
         return _as_known(known, name, source, revision)
     if LanguageModel.objects.filter(name=name).exists():
         raise language_model.LanguageModelError(f"another language model is called {name!r}; choose another name")
-    lm = load(source, revision)
+    lm = load(str(language_model.folder(source, revision or None)))
     shape = lm.bridge.cfg
     tokens, special = contexts.vocabulary(lm.tokenizer, int(shape.d_vocab))
     _share(digest, source, revision)
@@ -69,7 +64,8 @@ def _share(digest: str, source: str, revision: str) -> None:
     shared = storage.current()
     if shared.shared:
         folder = language_model.folder(source, revision or None)
-        shared.keep(_copy(digest), {path.name: path for pattern in FILES for path in folder.glob(pattern)})
+        found = (path for pattern in language_model.FILES for path in folder.glob(pattern))
+        shared.keep(_copy(digest), {path.name: path for path in found})
 
 
 def _copy(digest: str) -> str:
@@ -89,7 +85,7 @@ def source_of(lm: LanguageModel) -> Iterator[str]:
     else:
         _refuse_missing(lm)
         _refuse_changed(lm, lm.source)
-        yield lm.source
+        yield str(language_model.folder(lm.source, lm.revision or None))
 
 
 def _is_as_added(lm: LanguageModel, source: str) -> bool:

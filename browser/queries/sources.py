@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar
 
-from django.db.models import Count, Exists, OuterRef, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.urls import reverse
+from django.utils import timezone
 
 from browser.errors import NotFound
 from browser.permissions import Anyone, is_member, is_staff, may_add_sources, may_change
@@ -14,7 +16,8 @@ from browser.source_forms import DatasetForm, LmForm, OtherLmForm
 from sae_backend import additions
 from sae_backend.models import Addition, Dataset, LanguageModel, Sae
 
-LISTED = 30  # additions that are not under way
+LISTED = 30  # additions
+JUST_NOW = timedelta(minutes=10)
 State = Addition.State
 
 
@@ -57,6 +60,17 @@ class Adding:
 
 
 @dataclass(frozen=True)
+class Additions:
+    """What is under way of one kind, has failed, or was done just now."""
+
+    rows: list[Adding]
+
+    @property
+    def changing(self) -> bool:
+        return any(row.changing for row in self.rows)
+
+
+@dataclass(frozen=True)
 class LmRow:
     """A language model in the list."""
 
@@ -90,13 +104,13 @@ class LmList:
     """All language models, and the form that adds one."""
 
     rows: list[LmRow]
-    adding: list[Adding]
+    adding: Additions
     form: LmForm | None
     error: str = ""
     template: ClassVar[str] = "browser/lm_list.html"
 
     def as_json(self) -> dict[str, Any]:
-        return {"models": [r.as_json() for r in self.rows], "additions": [a.as_json() for a in self.adding]}
+        return {"models": [r.as_json() for r in self.rows], "additions": [a.as_json() for a in self.adding.rows]}
 
 
 @dataclass(frozen=True)
@@ -104,13 +118,13 @@ class DatasetList:
     """All data sets, and the form that adds one."""
 
     rows: list[DatasetRow]
-    adding: list[Adding]
+    adding: Additions
     form: DatasetForm | None
     error: str = ""
     template: ClassVar[str] = "browser/dataset_list.html"
 
     def as_json(self) -> dict[str, Any]:
-        return {"datasets": [r.as_json() for r in self.rows], "additions": [a.as_json() for a in self.adding]}
+        return {"datasets": [r.as_json() for r in self.rows], "additions": [a.as_json() for a in self.adding.rows]}
 
 
 @dataclass(frozen=True)
@@ -167,10 +181,11 @@ def _dataset_rows(**only: Any) -> list[DatasetRow]:
     return [DatasetRow(d, d.n_saes, d.n_runs) for d in counted.order_by("lm__name", "name", "ctx_len")]
 
 
-def adding(user: Anyone, kind: str) -> list[Adding]:
-    """What is under way or has failed, of this user's; of everybody's for staff."""
-    rows = _visible(user).filter(kind=kind).exclude(state=State.DONE).order_by("-pk")
-    return [Adding(row) for row in rows[:LISTED]]
+def adding(user: Anyone, kind: str) -> Additions:
+    """This user's additions that are not over for long; everybody's for staff."""
+    lately = Q(done_at__gte=timezone.now() - JUST_NOW)
+    rows = _visible(user).filter(~Q(state=State.DONE) | lately, kind=kind).order_by("-pk")
+    return Additions([Adding(row) for row in rows[:LISTED]])
 
 
 def _visible(user: Anyone) -> QuerySet[Addition]:

@@ -108,8 +108,10 @@ def password_change(request: HttpRequest) -> HttpResponse:
 
 def _shown(request: HttpRequest, **changed: Any) -> HttpResponse:
     user = _user(request)
-    forms = {"token_form": TokenForm(), "password_form": PasswordChangeForm(user)}
-    return pages.show(request, AccountPage(tokens(user), **{**forms, **changed}))
+    forms: dict[str, Any] = {"token_form": TokenForm(), "password_form": PasswordChangeForm(user)}
+    forms |= changed
+    forms["password_form"].fields["old_password"].widget.attrs.pop("autofocus", None)  # it is not what the page is for
+    return pages.show(request, AccountPage(tokens(user), **forms))
 
 
 def _user(request: HttpRequest) -> User:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sae_backend.core.language_model import LanguageModelError
+from sae_backend.core.language_model import ELSEWHERE, FILES, LanguageModelError
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -21,9 +22,9 @@ GB = 1e9
 
 def wanted(files: Mapping[str, int]) -> dict[str, int]:
     """The files of a repository that a language model is loaded from: those at its root, and no second copy of them."""
-    suffixes = (".json", ".safetensors", ".txt", ".model", ".jinja")
-    root = {name: size for name, size in files.items() if "/" not in name and name.endswith(suffixes)}
-    return {name: size for name, size in root.items() if not name.startswith("consolidated")}
+    suffixes = tuple(pattern.removeprefix("*") for pattern in FILES)
+    mine = (name for name in files if name.endswith(suffixes) and not any(fnmatch(name, p) for p in ELSEWHERE))
+    return {name: files[name] for name in mine}
 
 
 def check_names(names: Collection[str], where: str) -> None:

@@ -42,6 +42,9 @@ _Site = tuple[nn.Module, Side]
 _NORMALISED = "hook_normalized"
 _Form = Callable[[Any], Any]
 _FORMS: tuple[_Form, ...] = (lambda hidden: hidden, lambda hidden: (hidden,))  # blocks return a tensor, or a tuple
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what a language model is loaded from
+ELSEWHERE = ["*/*", "consolidated*"]  # other models of a repository, and second copies of its weights
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
@@ -359,10 +362,18 @@ def folder(source: str, revision: str | None = None) -> Path:
         return Path(source)
     if Path(source).is_absolute() or source.startswith("."):
         raise LanguageModelError(f"{source} is no folder; give one with config.json, tokenizer and safetensors weights")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
+
+    def snapshot(**how: bool) -> Path:
+        return Path(
+            snapshot_download(source, revision=revision, allow_patterns=list(FILES), ignore_patterns=ELSEWHERE, **how)
+        )
 
     with _explained(source):
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        if revision and _COMMIT.fullmatch(revision):  # what is here already is asked of nobody
+            with suppress(errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError):
+                return snapshot(local_files_only=True)
+        return snapshot()
 
 
 def sha256(source: str, revision: str | None = None) -> str:
