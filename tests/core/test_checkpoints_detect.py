@@ -105,12 +105,18 @@ def test_a_checkpoint_read_as_another_format_is_read_or_refused_with_a_sentence(
         assert sae.cfg.format == reader
 
 
-def test_the_way_round_of_square_matrices_is_asked_and_may_be_changed() -> None:
+def test_the_way_round_of_square_matrices_is_asked_and_may_be_changed(tmp_path: Path) -> None:
     folder = BAD / "semantic/square_ambiguous"
     assert [(q.field, q.default) for q in detect(folder).questions] == [("turned", False)]
     as_they_are, turned = load(folder), load(folder, turned=True)
     assert torch.equal(turned.W_enc, as_they_are.W_enc.T) and torch.equal(turned.W_dec, as_they_are.W_dec.T)
     assert not detect(folder, turned=True).questions
+    cfg = json.loads((folder / "cfg.json").read_text()) | {"architecture": "topk", "k": 2}
+    both = shutil.copytree(folder, tmp_path / "both")
+    (both / "cfg.json").write_text(json.dumps(cfg | {"rescale_acts_by_decoder_norm": True}))
+    weights = load_file(folder / "sae_weights.safetensors")
+    norm = load(both, turned=True).W_enc.norm(dim=0) / weights["W_enc"].T.norm(dim=0)
+    torch.testing.assert_close(norm, weights["W_dec"].T.norm(dim=1))
     wide = FIXTURES / "saelens/standard"
     assert load(wide, turned=True).identity() == load(wide).identity()
 

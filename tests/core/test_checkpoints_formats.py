@@ -228,6 +228,7 @@ def test_a_scale_that_is_in_no_file_is_asked_for(tmp_path: Path) -> None:
     save_file({name: each for name, each in load_file(path).items() if "norm" not in name}, path)
     assert [(q.field, q.default) for q in detect(folder).questions] == [("input_scale", 1.0)]
     assert load(folder, input_scale=0.5).cfg.output_scale == 2
+    assert "1 is assumed" in detect(folder).notes[0] and not detect(folder, input_scale=0.5).notes
 
 
 def test_qwen_scopes_k_is_in_its_repositorys_name(tmp_path: Path) -> None:

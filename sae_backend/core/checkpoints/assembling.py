@@ -21,6 +21,7 @@ from .reading import FLOATS
 from .settings import listed
 
 K = "The files do not say k: give the number of latents kept per token."
+MATRICES = {"W_enc", "W_glu", "W_dec"}
 WITH_THRESHOLD = ("jumprelu", "batchtopk")
 CONTEXT_SIZES = ("context_size", "ctx_len", "seq_len")
 
@@ -84,15 +85,25 @@ def settle(draft: Draft, source: Source) -> None:
     draft.k = said.k or draft.k
     _settle_transcoder(draft, source)
     draft.questions = [each for each in draft.questions if getattr(said, each.field) is None]
-    d_in, d_sae, d_out = sizes_of(draft.tensors)
-    if d_sae in (d_in, d_out) and source.said.turned is None:
-        draft.ask("turned", SQUARE, default=False)
+    _settle_squares(draft, said.turned)
     if draft.hook_name is None:
         draft.ask("hook_name", "The files do not say which hook point the SAE reads: choose it.")
     if draft.two_sided:
         draft.notes.append(TWO_SIDED.format(sizes_of(draft.tensors)[1]))
     if draft.notes:
         draft.metadata["note"] = " ".join(draft.notes)
+
+
+def _settle_squares(draft: Draft, turned: bool | None) -> None:
+    """Ask which way round square matrices are stored, or turn them."""
+    d_in, d_sae, d_out = sizes_of(draft.tensors)
+    if d_sae not in (d_in, d_out):
+        return
+    if turned is None:
+        draft.ask("turned", SQUARE, default=False)
+    for name in MATRICES & draft.tensors.keys() if turned else ():
+        if draft.tensors[name].shape == (d_sae, d_sae):
+            draft.tensors[name] = draft.tensors[name].T
 
 
 def _rechoose(draft: Draft, architecture: Architecture) -> None:
@@ -170,10 +181,10 @@ def assemble(draft: Draft, source: Source) -> SparseAutoencoder:
     if draft.two_sided:
         split_sides(draft.tensors)
     sizes = sizes_of(draft.tensors)
-    turned, of_file = bool(source.said.turned), source.files.storages()
+    of_file = source.files.storages()
     tensors: dict[str, Tensor] = {}
     for name in list(draft.tensors):  # taken out one by one, so that little is there twice
-        tensors[name] = _own_copy(oriented(draft.tensors.pop(name), name, sizes, turned), name, of_file)
+        tensors[name] = _own_copy(oriented(draft.tensors.pop(name), name, sizes), name, of_file)
     if "threshold" in tensors:
         # Below zero it has no effect (dictionary_learning's "never set" is -1): relu has the last word.
         tensors["threshold"].clamp_(min=0)
@@ -238,14 +249,13 @@ def sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
     return (rows if columns == d_sae else columns), d_sae, d_out
 
 
-def oriented(tensor: Tensor, name: str, sizes: tuple[int, int, int], turned: bool = False) -> Tensor:
-    """Return a matrix this project's way round; a square one is as the format's convention left it, unless turned."""
+def oriented(tensor: Tensor, name: str, sizes: tuple[int, int, int]) -> Tensor:
+    """Return a matrix this project's way round; a square one is as the format's convention left it."""
     d_in, d_sae, d_out = sizes
-    expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "W_skip": (d_in, d_out)}.get(name)
-    if expected and tensor.shape != expected and tensor.shape == expected[::-1]:
-        return tensor.T
-    square = name in ("W_enc", "W_dec") and tensor.shape == expected == tensor.shape[::-1]
-    return tensor.T if turned and square else tensor
+    encoder = (d_in, d_sae)
+    expected = {"W_enc": encoder, "W_glu": encoder, "W_dec": (d_sae, d_out), "W_skip": (d_in, d_out)}.get(name)
+    turned = expected and tensor.shape != expected and tensor.shape == expected[::-1]
+    return tensor.T if turned else tensor
 
 
 def _own_copy(tensor: Tensor, name: str, of_file: set[int]) -> Tensor:

@@ -68,6 +68,8 @@ def _set_hooks(found: Draft, cfg: Mapping[str, Any]) -> None:
 
 def _set_scales(found: Draft, cfg: Mapping[str, Any], source: Source) -> None:
     """Set the constant factors from the average norms, which are in the configuration or beside the weights."""
+    if source.said.input_scale is not None:
+        return
     norms = cfg.get(NORM)
     norms = norms if isinstance(norms, dict) else {}
     root = math.sqrt(sizes_of(found.tensors)[0])
@@ -76,7 +78,7 @@ def _set_scales(found: Draft, cfg: Mapping[str, Any], source: Source) -> None:
     if norm_in is None or norm_out is None:
         found.notes.append(NO_NORM)
         found.ask("input_scale", NO_NORM, default=1.0)
-    elif source.said.input_scale is None:
+    else:
         found.input_scale = root / norm_in
         found.output_scale = norm_out / root if norm_out != norm_in else None
 
@@ -94,7 +96,8 @@ def _set_selection(found: Draft, cfg: Mapping[str, Any], source: Source) -> None
     if "threshold" not in found.tensors and written == "jumprelu":
         level = cfg.get("jump_relu_threshold", 0.0)
         level = settings.number(level, "jump_relu_threshold") if level else 0.0
-        found.tensors["threshold"] = torch.full((found.tensors["b_enc"].numel(),), level * found.input_scale)
+        level *= source.said.input_scale or found.input_scale
+        found.tensors["threshold"] = torch.full((found.tensors["b_enc"].numel(),), level)
     elif "threshold" not in found.tensors:
         found.architecture = "topk" if written == "topk" else "standard"
     if found.architecture == "topk":

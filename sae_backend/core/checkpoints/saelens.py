@@ -212,7 +212,8 @@ def _normalise_input(found: Draft, cfg: Mapping[str, Any], source: Source) -> No
     elif scaler.get("has_whitening"):
         found.folds.append(partial(folding.fold_whitening, white=_whitening(source)))
     elif norm in ("expected_average_only_in", "covariance_whitening"):
-        found.notes.append(NOT_FOLDED)
+        if source.said.input_scale is None:
+            found.notes.append(NOT_FOLDED)
         if norm == "expected_average_only_in":
             found.ask("input_scale", SCALE, default=1.0)
     elif norm == "none":
