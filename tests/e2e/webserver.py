@@ -21,7 +21,9 @@ SECONDS = 60.0
 class WebServer:
     """The site on a port of its own; requests go with a token."""
 
-    def __init__(self, environment: Mapping[str, str], logs: Path, token: str = "", prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], logs: Path, token: str = "", prefix: tuple[str, ...] = ()
+    ) -> None:
         self.environment, self.log, self.prefix = {**environment, "ALLOWED_HOSTS": "*"}, logs / "web.log", prefix
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
