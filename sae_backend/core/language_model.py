@@ -364,16 +364,15 @@ def folder(source: str, revision: str | None = None) -> Path:
         raise LanguageModelError(f"{source} is no folder; give one with config.json, tokenizer and safetensors weights")
     from huggingface_hub import errors, snapshot_download
 
-    def snapshot(**how: bool) -> Path:
-        return Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(FILES), ignore_patterns=ELSEWHERE, **how)
-        )
+    def snapshot(here: bool) -> Path:
+        patterns = {"allow_patterns": list(FILES), "ignore_patterns": ELSEWHERE}
+        return Path(snapshot_download(source, revision=revision, local_files_only=here, **patterns))
 
     with _explained(source):
         if revision and _COMMIT.fullmatch(revision):  # what is here already is asked of nobody
             with suppress(errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError):
-                return snapshot(local_files_only=True)
-        return snapshot()
+                return snapshot(here=True)
+        return snapshot(here=False)
 
 
 def sha256(source: str, revision: str | None = None) -> str:

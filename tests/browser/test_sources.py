@@ -256,7 +256,7 @@ def test_a_failure_is_shown_with_what_may_be_done(member: Client, ada: User) -> 
     row = additions.ask("model", "hub", "hers", "a/b", ada)
     Addition.objects.update(state=State.FAILED, error="the hub has no <b>")
     page = get(member, f"/additions/{row.pk}")
-    assert "the hub has no &lt;b&gt;" in page and "Try again" in page and "data-poll" not in page
+    assert "The hub has no &lt;b&gt;" in page and "Try again" in page and "data-poll" not in page
     messages.forget()
     assert member.get(f"/additions/{row.pk}/again").status_code == 405
     member.post(f"/additions/{row.pk}/again")
