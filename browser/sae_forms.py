@@ -71,6 +71,9 @@ class RerunForm(forms.Form):
     """On what, and how, an SAE is to be computed again."""
 
     dataset = DatasetField(Dataset.objects.none(), label="Data set", empty_label=None)
+    max_tokens = forms.IntegerField(
+        label="Tokens, at most", min_value=1, max_value=10**15, required=False, help_text="Empty: all of the data set."
+    )
     dtype = forms.ChoiceField(
         label="Computed in", choices=[("", "as before"), *((d, d) for d in DTYPES)], required=False,
         help_text="float32 is the reference; bfloat16 is quicker where the hardware has it.",

@@ -45,7 +45,8 @@ class UploadForm(forms.Form):
     def _offer_datasets(self, datasets: list[Dataset], row: SaeImport) -> None:
         mine = [d for d in datasets if row.lm_id in (None, d.lm_id)]
         names = [(d.pk, _said(d) if row.lm_id else f"{_said(d)} ({d.lm.name})") for d in mine]
-        self.fields["dataset"].choices = [("", "the first there is"), *names]  # type: ignore[attr-defined]
+        none = "none: only store it" if row.report.get("ready") else "the first there is"
+        self.fields["dataset"].choices = [("", none), *names]  # type: ignore[attr-defined]
         longest = max((d.n_tokens for d in mine), default=0)
         kept = {n for n in TOKENS if n < longest} | ({row.max_tokens} if row.max_tokens else set())
         self.fields["max_tokens"].choices = [  # type: ignore[attr-defined]

@@ -47,15 +47,14 @@ def describe(sae: Sae, about: Mapping[str, Any]) -> None:
 # ---- runs --------------------------------------------------------------------------------------------
 
 
-def rerun(sae: Sae, dataset: Dataset, dtype: str = "", owner_id: int | None = None) -> Run:
+def rerun(sae: Sae, dataset: Dataset, dtype: str = "", max_tokens: int | None = None, owner: Any = None) -> Run:
     """Queue another run; its pages take the place of the present ones once it is done."""
     if not dataset.ready:
         raise ManagingError(f"{dataset.name} is not ready yet; wait until its text is tokenized, or choose another")
     config = asdict(RunConfig(dtype=dtype or usual_dtype(sae)))  # type: ignore[arg-type]  # which the form has checked
     versions = {name: importlib.metadata.version(name) for name in COMPUTING_PACKAGES}
     with transaction.atomic():
-        run = runs.create(sae, dataset, {**config, "versions": versions})
-        Run.objects.filter(pk=run.pk).update(owner=owner_id)
+        run = runs.create(sae, dataset, {**config, "versions": versions}, owner, max_tokens)
         runs.log(run.pk, f"queued: {run.tokens_total:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
         queue.start(run.pk)
     return run

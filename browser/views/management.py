@@ -96,7 +96,8 @@ def _form(action: str, sae: Sae, said: Mapping[str, Any]) -> forms.Form:
 
 def _done(request: HttpRequest, sae: Sae, action: str, said: dict[str, Any], as_json: bool) -> HttpResponse:
     if action == "rerun":
-        run = managing.rerun(sae, **said, owner_id=request.user.pk)
+        owner = request.user if request.user.is_authenticated else None
+        run = managing.rerun(sae, **said, owner=owner)
         return pages.as_json({"job": runs.page(run.pk).as_json()}, 202) if as_json else redirect("run_detail", run.pk)
     if action == "delete":
         managing.delete(sae)

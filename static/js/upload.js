@@ -27,6 +27,7 @@ const save = async () => {
 };
 if (form) {
   form.addEventListener("input", ev => {
+    if (ev.target.name === "lm") form.elements.dataset.value = ""; // each is tokenized for one language model
     changed = true; clearTimeout(saving); saving = setTimeout(save, 400);
     if (!["name", "max_tokens"].includes(ev.target.name)) { // the check has not seen it
       const go = $("[data-go]", form);

@@ -62,10 +62,11 @@ def test_another_run_takes_the_dtype_of_the_one_before_and_the_place_of_the_live
     live = sae_rows.publish()
     Run.objects.filter(pk=live.run.pk).update(config={"dtype": "bfloat16"})
     user = User.objects.create_user("ada")
-    run = managing.rerun(live.sae, sae_rows.dataset(live.sae.lm), owner_id=user.pk)
+    run = managing.rerun(live.sae, sae_rows.dataset(live.sae.lm), max_tokens=20, owner=user)
     live.sae.refresh_from_db()
     assert (run.number, run.config["dtype"], live.sae.current_run_id) == (2, "bfloat16", live.run.pk)
-    assert state(run) == "queued" and run.owner == user and "torch" in run.config["versions"]
+    assert state(run) == "queued" and run.owner == user and run.tokens_total == 2 * sae_rows.CTX_LEN  # whole contexts
+    assert "torch" in run.config["versions"]
     assert messages.take() is not None
 
 

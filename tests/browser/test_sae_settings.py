@@ -89,9 +89,9 @@ def test_a_link_that_is_no_web_address_is_refused_and_what_was_typed_stays(
 
 def test_another_run_is_asked_for_and_leads_to_its_job(ada: Client, live: sae_rows.Stats) -> None:
     dataset = sae_rows.dataset(live.sae.lm)
-    response = ada.post(at(live, "/rerun"), {"dataset": dataset.pk, "dtype": "float32"})
+    response = ada.post(at(live, "/rerun"), {"dataset": dataset.pk, "dtype": "float32", "max_tokens": "16"})
     run = Run.objects.get(number=2)
-    assert response["Location"] == f"/jobs/{run.pk}" and run.config["dtype"] == "float32"
+    assert response["Location"] == f"/jobs/{run.pk}" and run.config["dtype"] == "float32" and run.tokens_total == 16
     page = ada.get(f"/jobs/{run.pk}").content.decode()
     assert "asked for by <b>ada</b>" in page
     assert ada.get(f"/jobs/{run.pk}.json").json()["asked_by"] == "ada"

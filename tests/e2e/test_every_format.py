@@ -112,13 +112,15 @@ def correct(page: Page, said: dict[str, str]) -> None:
 
 
 def activations(sae: Sae, name: str, source: str) -> npt.NDArray[np.float32]:
-    """Of every latent on every token of the text, [context pos d_sae], by the library's equations."""
+    """Of every latent on every counted token of the text, [context pos d_sae], by the library's equations."""
     weights = checkpoints.load(Path(FIXTURES / name), **sae.metadata["overrides"])
     tokens = torch.from_numpy(contexts(sae.lm_id).astype(np.int64))
     with torch.no_grad():
         hidden = _lm(source).capture(tokens, sae.hook_name)
         dense = weights.encode_dense(hidden.flatten(0, 1))
-    return dense.reshape(*tokens.shape, -1).numpy()
+    acts: npt.NDArray[np.float32] = np.maximum(dense.reshape(*tokens.shape, -1).numpy(), 0)
+    acts[np.isin(tokens.numpy(), _lm(source).tokenizer.all_special_ids)] = 0
+    return acts
 
 
 @cache
@@ -137,6 +139,5 @@ def assert_shows(examples: list[dict[str, Any]], acts: npt.NDArray[np.float32]) 
     top = [example for example in examples if example["interval"] == 0]
     assert top and top[0]["peak_act"] == pytest.approx(float(acts.max()), rel=2e-3)
     for example in examples:
-        expected = np.maximum(acts[example["context"]], 0)
-        shown = np.array(example["acts"])
+        expected, shown = acts[example["context"]], np.array(example["acts"])
         assert np.allclose(shown, expected, rtol=4e-3, atol=2e-3 * acts.max()), example["context"]

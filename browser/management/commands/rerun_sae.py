@@ -18,11 +18,12 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("sae", help="an SAE by name or id")
         parser.add_argument("--dataset", required=True, help="a dataset of its language model, by name")
+        parser.add_argument("--max-tokens", type=int, help="read no more of the dataset than this; default: all of it")
         parser.add_argument("--dtype", choices=DTYPES, help="default: that of the run before")
 
     def handle(self, *args: Any, **options: Any) -> None:
         sae = sae_called(options["sae"])
-        form = RerunForm(sae, {field: options[field] or "" for field in RerunForm.base_fields})
+        form = RerunForm(sae, {field: "" if options[field] is None else options[field] for field in RerunForm.base_fields})
         if not form.is_valid():
             raise CommandError(" ".join(str(error) for errors in form.errors.values() for error in errors))
         with granted():
