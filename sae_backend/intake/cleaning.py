@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from sae_backend.intake import receiving, sources
 from sae_backend.models import SaeImport, UploadFile
 
 State = SaeImport.State
+FORM_SECONDS = 6 * 3600.0  # a request that still writes is younger
 FORGOTTEN = (State.RECEIVING, State.WAITING, State.FAILED)
 EXPIRED = "nobody came back to this import for {:,.0f} hours, so its files were deleted: begin another one"
 
@@ -24,6 +27,7 @@ def clean() -> list[int]:
     """Delete the files of imports that have ended; which imports."""
     _expire()
     _forget_laid_out()
+    _forget_forms()
     return _remove_ended()
 
 
@@ -59,6 +63,14 @@ def _forget_laid_out() -> None:
     read = SaeImport.objects.filter(state__in=(State.CHECKING, State.RUNNING), pk__in=here)
     for pk in here - set(read.values_list("pk", flat=True)):
         shutil.rmtree(sources.unpacked(pk), ignore_errors=True)
+
+
+def _forget_forms() -> None:
+    """Delete what forms sent to a web server that was killed before it could."""
+    for path in receiving.incoming().glob("form-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > FORM_SECONDS:
+                path.unlink()
 
 
 def _numbers(names: Iterable[str]) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import time
 import zipfile
@@ -262,7 +263,11 @@ def test_files_that_nobody_comes_back_for_are_deleted(settings: Any) -> None:
     SaeImport.objects.filter(pk=row.pk).update(touched_at="2020-01-01T00:00Z")
     staged = intake.add_file(fresh(young), "more.pt", 10)
     assert intake.append(staged, 0, 5, io.BytesIO(b"12345")) == 5
+    for name, age in (("form-old", 1e6), ("form-new", 0.0)):
+        (incoming() / name).touch()
+        os.utime(incoming() / name, (time.time() - age,) * 2)
     cleaning.clean()
+    assert [path.name for path in incoming().glob("form-*")] == ["form-new"]
     assert fresh(row).state == State.CANCELLED and "nobody came back" in fresh(row).error
     assert storage.current().names(folder(row)) == set() and len(storage.current().names(folder(young))) == 2
     assert (incoming() / str(young.pk)).exists() and not row.files.filter(kept=True).exists()
