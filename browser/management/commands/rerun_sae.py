@@ -23,7 +23,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         sae = sae_called(options["sae"])
-        form = RerunForm(sae, {field: "" if options[field] is None else options[field] for field in RerunForm.base_fields})
+        given = {field: options[field] for field in RerunForm.base_fields if options[field] is not None}
+        form = RerunForm(sae, given)
         if not form.is_valid():
             raise CommandError(" ".join(str(error) for errors in form.errors.values() for error in errors))
         with granted():
