@@ -111,7 +111,7 @@ def keep_text(path: Path) -> tuple[str, int]:
     return digest, path.stat().st_size
 
 
-def _forget_text(sha256: str) -> None:
+def forget_text(sha256: str) -> None:
     """Delete an uploaded file once nothing is or can be made of it."""
     if not sha256:
         return
@@ -162,7 +162,7 @@ def forget(row: Addition) -> None:
     if row.state in OPEN:
         raise AdditionError("this is under way: cancel it first")
     row.delete()
-    _forget_text(row.text_sha256)
+    forget_text(row.text_sha256)
 
 
 def used_by(what: LanguageModel | Dataset) -> list[str]:
@@ -201,7 +201,7 @@ def remove_dataset(dataset: Dataset) -> None:
         pk = dataset.pk
         dataset.delete()
     store.drop_contexts(pk)
-    _forget_text(dataset.recipe.get("text_sha256", ""))
+    forget_text(dataset.recipe.get("text_sha256", ""))
 
 
 def _refuse_used(what: LanguageModel | Dataset) -> None:

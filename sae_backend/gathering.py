@@ -50,8 +50,17 @@ def _of_the_hub(held: Held, field: str) -> Iterator[tuple[text.Documents, str]]:
     names = chosen(there.files, row.options, row.source)
     place = settings.VAR_DIR / "incoming"
     place.mkdir(parents=True, exist_ok=True)
+    _forget_abandoned(place)
     with tempfile.TemporaryDirectory(prefix=f"hub-{row.pk}-", dir=place) as folder:
         yield _one_by_one(there, names, field, Path(folder), held), there.commit
+
+
+def _forget_abandoned(place: Path) -> None:
+    """Delete what workers that were killed had downloaded."""
+    at_work = {str(pk) for pk in Addition.objects.filter(state=Addition.State.RUNNING).values_list("pk", flat=True)}
+    for folder in place.glob("hub-*-*"):
+        if folder.name.split("-")[1] not in at_work:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one_by_one(there: hub.Repository, names: list[str], field: str, folder: Path, held: Held) -> text.Documents:

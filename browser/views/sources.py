@@ -162,7 +162,12 @@ def _dataset_create(request: HttpRequest) -> HttpResponse:
     form = DatasetForm(_said(request), folders=is_staff(request.user), upload=name)
     if not form.is_valid():
         return _invalid(request, form, lambda: sources.dataset_list(request.user, form))
-    return _queued(request, _ask(request, **form.addition, **_kept(request, name, place)))
+    kept = _kept(request, name, place)
+    try:
+        return _queued(request, _ask(request, **form.addition, **kept))
+    except AdditionError:
+        additions.forget_text(kept.get("text_sha256", ""))
+        raise
 
 
 def _kept(request: HttpRequest, name: str, place: Path | None) -> dict[str, Any]:

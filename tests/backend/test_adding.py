@@ -256,6 +256,8 @@ def test_files_of_the_hub_are_fetched_until_there_is_enough_and_not_kept(
     lm: LanguageModel, online: hub.Hub, settings: Any
 ) -> None:
     line = json.dumps({"text": TEXT * 5}).encode() + b"\n"
+    left = settings.VAR_DIR / "incoming" / "hub-999999-killed"
+    left.mkdir(parents=True)
     online.add("dataset", "org/text", {f"train-{i:02}.jsonl": line for i in range(20)})
     row = added("dataset", "org/text", lm=lm, options={"ctx_len": 16, "max_tokens": 160})
     assert row.made_dataset is not None and row.made_dataset.n_tokens == 160
@@ -332,7 +334,6 @@ def test_a_text_larger_than_memory_should_hold_is_stored_as_it_comes(
     row = tried(additions.ask("dataset", name="mine", **uploaded(lm, lines, "a.jsonl", tmp_path, ctx_len=16)))
     assert row.made_dataset is not None and sum(held) == row.made_dataset.n_tokens
     assert len(held) > 5 and max(held) < 40_000
-    assert row.done == row.made_dataset.n_tokens or row.unit == "tokens"
 
 
 # ---- cancelled, deleted, done twice --------------------------------------------------------------------

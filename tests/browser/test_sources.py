@@ -197,6 +197,7 @@ def test_a_name_that_climbs_is_only_a_name(member: Client) -> None:
 
 def test_text_has_quotas(member: Client, settings: Any) -> None:
     lm, settings.TEXT_MAX_BYTES = sae_rows.language_model(), 1000
+    before = len(storage.current().folders("texts"))
     send = lambda content: member.post("/datasets", {"file": text(content=content), "lm": lm.name}).content.decode()  # noqa: E731
     assert "may be uploaded" in send(b"x" * 1001)
     settings.TEXT_QUOTA_BYTES = 1500
@@ -204,7 +205,7 @@ def test_text_has_quotas(member: Client, settings: Any) -> None:
     assert "are allowed: delete a data" in send(b"y" * 700)
     settings.MAX_OPEN_ADDITIONS = 1
     assert "at once" in send(b"z")
-    assert Addition.objects.count() == 1
+    assert Addition.objects.count() == 1 and len(storage.current().folders("texts")) == before + 1
 
 
 def test_a_form_of_another_site_is_refused(ada: User) -> None:
