@@ -222,6 +222,20 @@ def test_llama_scopes_own_activations_are_these_divided_by_the_scale_and_times_t
     torch.testing.assert_close(acts, wanted["acts_native"], rtol=1e-3, atol=1e-3)
 
 
+def test_llama_scopes_thresholds_are_of_activations_times_the_decoders_norm(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "llama_scope/res")
+    path, before = next(folder.rglob("*.safetensors")), load(folder)
+    weights = load_file(path)
+    save_file(weights | {"decoder.weight": 2 * weights["decoder.weight"]}, path)
+    assert before.threshold is not None
+    torch.testing.assert_close(load(folder).threshold, before.threshold / 2)
+
+
+def test_a_layer_of_a_cross_layer_transcoder_is_one_wherever_it_lies(tmp_path: Path) -> None:
+    shutil.copy(next((FIXTURES / "gemma_scope_2/clt_layer").rglob("*.safetensors")), tmp_path / "a.safetensors")
+    assert {question.field for question in detect(tmp_path).questions} == {"hook_name", "hook_name_out"}
+
+
 def test_a_scale_that_is_in_no_file_is_asked_for(tmp_path: Path) -> None:
     folder = copied(tmp_path, "llama_scope/r1_distill")
     path = next(folder.rglob("*.safetensors"))
