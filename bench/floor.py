@@ -32,11 +32,12 @@ class Floor:
         tokens = store.read_contexts(shard.run.dataset, shard.lo, shard.hi)
         self._in_lanes(self.F0, tokens, top_k=False)
         self._in_lanes(self.F, tokens, top_k=True)
-        if self.shards % 8 == 0:
+        if self.shards % 4 == 0:
+            some = tokens[:512]
             with self.threads():
-                spent = [self._batch(tokens[a : a + 16], top_k=True) for a in range(0, len(tokens), 16)]
+                spent = [self._batch(some[a : a + 16], top_k=True) for a in range(0, len(some), 16)]
             self.threads.wall -= sum(spent)
-            self.threads_tokens += tokens.size
+            self.threads_tokens += some.size
         self.tokens += tokens.size
         self.shards += 1
 

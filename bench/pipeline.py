@@ -18,7 +18,7 @@ from bench.floor import Floor
 from bench.report import Clock, line
 
 TOKENS = int(os.environ.get("BENCH_TOKENS", 1_048_576))
-TURN = 4  # shards of contexts
+TURN = 524_288  # tokens, about
 WIDTHS = tuple(int(w) for w in os.environ.get("BENCH_WIDTHS", "4096,16384,65536").split(","))
 
 
@@ -122,11 +122,12 @@ def _time(run_id: int, d_sae: int) -> None:
 
     contexts, latents, publish, floor = Clock(), Clock(), Clock(), Floor(run_id)
     shards = list(RunShard.objects.filter(run_id=run_id, kind="contexts").order_by("index"))
-    for a in range(0, len(shards), TURN):
-        for shard in shards[a : a + TURN]:
+    size = max(1, TURN * len(shards) // TOKENS)
+    for a in range(0, len(shards), size):
+        for shard in shards[a : a + size]:
             floor.shard(shard)
         with contexts():  # as a worker goes on from one to the next
-            turn = (claims.claim(run_id, s.kind, s.index, "bench") for s in shards[a : a + TURN])
+            turn = (claims.claim(run_id, s.kind, s.index, "bench") for s in shards[a : a + size])
             jobs.encode_all(run_id, filter(None, turn))
     of_latents = RunShard.objects.filter(run_id=run_id, kind="latents").order_by("index")
     with latents():

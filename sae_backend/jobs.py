@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -123,46 +123,44 @@ def load_latents_onward(run_id: int, index: int) -> None:
 
 
 def load_all(run_id: int, shards: Iterable[RunShard]) -> None:
-    """Load shards of latents as they are claimed, one being committed while the next is computed."""
-    at_computing, coming = Lock(), iter(shards)
+    """Load shards of latents, the next one being claimed and computed while one is committed."""
+    coming, claiming, computing = iter(shards), Lock(), Lock()
+
+    def load() -> None:
+        try:
+            while (shard := _next(coming, claiming)) is not None:
+                _load(shard, computing)
+        finally:
+            connections.close_all()
+
     with ThreadPoolExecutor(2) as threads:
-        both = [threads.submit(_load_in_turn, coming, at_computing) for _ in range(2)]
+        both = [threads.submit(load) for _ in range(2)]
     for each in both:
         each.result()
     queue.continue_after_latents(run_id)
 
 
-def _load_in_turn(coming: Iterator[RunShard], at_computing: Lock) -> None:
-    """Claim, compute and COPY under the lock, commit without it; on a database connection of this thread's own."""
-    try:
-        going_on = True
-        while going_on:
-            with ExitStack() as computing:
-                computing.enter_context(at_computing)
-                shard = next(coming, None)
-                going_on = shard is not None
-                if shard is not None:
-                    _load(shard, computing.close)
-    finally:
-        connections.close_all()
+def _next(coming: Iterator[RunShard], claiming: Lock) -> RunShard | None:
+    with claiming:
+        return next(coming, None)
 
 
-def _load(shard: RunShard, computed: Callable[[], None]) -> None:
-    with _mended(), _claimed(shard) as pulse:
-        store.load_latents(shard, _reduce(shard, pulse, computed))
+def _load(shard: RunShard, computing: Lock) -> None:
+    with _mended(), _claimed(shard) as pulse, closing(_reduce(shard, pulse, computing)) as pieces:
+        store.load_latents(shard, pieces)
 
 
-def _reduce(shard: RunShard, pulse: Pulse, computed: Callable[[], None]) -> Iterator[LatentShard]:
+def _reduce(shard: RunShard, pulse: Pulse, computing: Lock) -> Generator[LatentShard, None, None]:
     """Pieces of a shard of latents, its share of the spool verified: all shards together read every file."""
     stored = shard.run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
     with _finding_lost(stored), spool.reading(stored), ThreadPoolExecutor(1) as aside:
         verified = aside.submit(spool.verify, list(stored[shard.index :: shares]))
-        for piece in kept.latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
-            yield piece
-            pulse.report(piece.hi - shard.lo)
+        with computing:
+            for piece in kept.latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
+                yield piece
+                pulse.report(piece.hi - shard.lo)
         verified.result()  # whoever takes the pieces commits them only when we have ended well
-    computed()
 
 
 @contextmanager
@@ -192,8 +190,10 @@ def publish(run_id: int) -> None:
         if run is None or not mine or run.state != Run.State.SEALED:
             return
         with _mended(), _explained(run_id), Pulse(lambda _: claims.touch(run_id)):
-            store.seal(run_id)
-            figures = _figures(run)
+            with ThreadPoolExecutor(1) as aside:
+                sealed = aside.submit(store.seal, run_id)  # PostgreSQL's work
+                figures = _figures(run)
+            sealed.result()
             store.publish(run_id, figures)
             runs.log(run_id, summary.in_words(figures))
             runs.log(run_id, "published")

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from sae_backend import store
-from sae_backend.core.config import MOST_FILES, SHARD_LATENTS, SHARD_TOKENS, RunConfig
+from sae_backend.core.config import MOST_FILES, SHARD_LATENTS, RunConfig, shard_tokens
 from sae_backend.models import UNFINISHED, Dataset, DeletedSae, LogLine, Run, RunShard, Sae
 
 
@@ -31,7 +31,7 @@ def create(
             sae=sae, number=number, dataset=dataset, config=config, tokens_total=n_tokens, owner=owner
         )
         store.create_tables(run.pk)
-        tokens = max(SHARD_TOKENS, n_tokens // MOST_FILES)
+        tokens = max(shard_tokens(sae.d_sae), n_tokens // MOST_FILES)
         contexts = cfg.shard_contexts or max(1, tokens // dataset.ctx_len)
         shards = [*_shards(run, RunShard.Kind.CONTEXTS, n_contexts, contexts)]
         shards += _shards(run, RunShard.Kind.LATENTS, sae.d_sae, cfg.shard_latents or SHARD_LATENTS)

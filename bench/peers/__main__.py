@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import environment
-from bench.peers.cases import BATCHES, DTYPES, Case, chosen
+from bench.peers.cases import AT_ONCE, BATCHES, DTYPES, Case, chosen
 from bench.peers.inputs import Inputs
 from bench.peers.job import BATCH, Job, scaled
 from bench.peers.ours import Ours
@@ -45,7 +45,7 @@ def _theirs(case: Case, inputs: Inputs, ours: Ours) -> list[Total]:
     tokens = inputs.tokens(ours.dataset(case.tokens))
     sae = inputs.sae(case.d_sae)
     with tempfile.TemporaryDirectory(dir=inputs.folder) as folder:
-        job = Job(inputs.lm, sae, tokens, inputs.reference(sae, tokens), Path(folder), DTYPES, BATCHES)
+        job = Job(inputs.lm, sae, tokens, inputs.reference(sae, tokens), Path(folder), DTYPES, BATCHES, AT_ONCE)
         result = environment.measure(case.peer, job)
     name = f"{case.peer}_{case.size}"
     unit = "millionths of the largest activation, in float32, where both fire"

@@ -10,6 +10,7 @@ DEFAULT = "saedashboard:4096x65536 saedashboard:16384x65536 delphi:4096x1048576 
 AIMS = {"saedashboard:4096": 100, "saedashboard:16384": 500, "delphi:4096": 7, "delphi:65536": 20}
 DTYPES = os.environ.get("BENCH_DTYPES", "bfloat16 float32").split()
 BATCHES = int(os.environ.get("BENCH_BATCHES", 2))  # of 128 latents, measured of SAEDashboard; 0 for all
+AT_ONCE = int(os.environ.get("BENCH_AT_ONCE", 0))  # contexts in one forward of a peer; 0 for what we found fastest
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Peer:
         self.lm = AutoModel.from_pretrained(job.lm, dtype=getattr(torch, dtype))
         sae = Normalised(job.sae, self.lm.dtype)
         self.encode = {HOOK: partial(sae_dense_latents, sae=sae)}
-        self.at_once = contexts_at_once(self.lm.config.n_positions, sae.num_latents)
+        self.at_once = contexts_at_once(job, self.lm.config.n_positions, sae.num_latents)
 
     def activations(self, tokens: Any) -> Any:
         with collect_activations(self.lm, [HOOK]) as hidden:

@@ -27,6 +27,8 @@ class Job:
     dtypes: list[str]
     batches: int
     #: Batches of latents to measure where a peer takes batches; 0 for all.
+    at_once: int = 0
+    #: Contexts in one forward of a peer; 0 for what we found fastest.
 
     def write(self) -> Path:
         path = self.folder / "job.json"
@@ -52,9 +54,9 @@ def cpu() -> float:
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
-def contexts_at_once(ctx_len: int, d_sae: int) -> int:
+def contexts_at_once(job: Job, ctx_len: int, d_sae: int) -> int:
     """Contexts in one forward of a peer."""
-    return max(1, PRE_ACTS // (ctx_len * d_sae))
+    return job.at_once or max(1, PRE_ACTS // (ctx_len * d_sae))
 
 
 def scaled(spent: list[float], batches: int) -> float:

@@ -40,7 +40,7 @@ class Peer:
         self.lm = _language_model(str(job.lm), getattr(torch, dtype))
         self.sae: Any = SAE.load_from_disk(job.sae, device="cpu", dtype=dtype)
         self.sae.fold_W_dec_norm = lambda: None  # the rows have length 1; for topk it refuses to see that
-        self.at_once = contexts_at_once(self.lm.cfg.n_ctx, self.sae.cfg.d_sae)
+        self.at_once = contexts_at_once(job, self.lm.cfg.n_ctx, self.sae.cfg.d_sae)
         self.hook_name = self.sae.cfg.metadata.hook_name
         vocabulary = NeuronpediaRunner.get_vocab_dict
         self.strings = vocabulary(type("Runner", (), {"model": self.lm})())  # type: ignore[arg-type]

@@ -8,9 +8,16 @@ from typing import Literal
 
 Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated", "groupmax"]
 InputNorm = Literal["none", "layer_norm", "constant_norm", "centred"]
-SHARD_TOKENS, SHARD_LATENTS = 131_072, 4096  # a few seconds of work
+SHARD_TOKENS, SHARD_LATENTS = (65_536, 262_144), 4096  # seconds of work, …
+SHARD_WORK = 2**33  # … or tokens · latents of a shard of contexts, where that lies between
 MOST_FILES = 1024  # of activations in a run, about: every piece of latents looks into each
 Plain = str | int | float | bool | None
+
+
+def shard_tokens(d_sae: int) -> int:
+    """Tokens of a shard of contexts: the wider the SAE, the fewer."""
+    least, most = SHARD_TOKENS
+    return max(least, min(most, SHARD_WORK // d_sae))
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class RunConfig:
     batch_contexts: int = 16
     #: Contexts in one forward; changes speed, never results.
     shard_contexts: int = 0
-    #: Contexts of one claimable piece of work; 0 takes SHARD_TOKENS tokens, or more where that makes MOST_FILES.
+    #: Contexts of one claimable piece of work; 0 takes shard_tokens(d_sae), or more where that makes MOST_FILES.
     shard_latents: int = 0
     #: Latents of one claimable piece of work; 0 takes SHARD_LATENTS.
     count_special: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ def test_one_batch_is_not_scaled_because_it_holds_what_the_others_do_not_repeat(
         scaled([10.0], batches=32)
 
 
-def test_wider_saes_get_fewer_contexts_at_once_and_never_none() -> None:
-    assert [contexts_at_once(256, width) for width in (4096, 16384, 65536)] == [4, 1, 1]
+def test_wider_saes_get_fewer_contexts_at_once_and_never_none(tmp_path: Path) -> None:
+    job = Job(*[tmp_path] * 5, ["bfloat16"], 2)
+    assert [contexts_at_once(job, 256, width) for width in (4096, 16384, 65536)] == [4, 1, 1]
+    assert contexts_at_once(replace(job, at_once=64), 256, 4096) == 64
 
 
 def test_activations_are_the_same_after_they_were_kept_sparse(tmp_path: Path) -> None:
