@@ -365,8 +365,11 @@ def folder(source: str, revision: str | None = None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     def snapshot(here: bool) -> Path:
-        patterns = {"allow_patterns": list(FILES), "ignore_patterns": ELSEWHERE}
-        return Path(snapshot_download(source, revision=revision, local_files_only=here, **patterns))
+        return Path(
+            snapshot_download(
+                source, revision=revision, local_files_only=here, allow_patterns=list(FILES), ignore_patterns=ELSEWHERE
+            )
+        )
 
     with _explained(source):
         if revision and _COMMIT.fullmatch(revision):  # what is here already is asked of nobody
