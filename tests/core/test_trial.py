@@ -14,7 +14,7 @@ from sae_backend.core.trial import verdict
     [
         (32.0, 0.2, "ok", "FVU 0.20 with 32.0 latents a token"),
         (32.0, 0.6, "warn", "explains little"),
-        (32.0, 0.93, "fail", "FVU 0.93: hardly better than writing the mean everywhere, so it is probably read wrongly"),
+        (32.0, 0.93, "fail", "FVU 0.93: hardly better than writing the mean everywhere, so it is probably read"),
         (32.0, 1.7, "fail", "worse than writing the mean"),
         (32.0, None, "fail", "cannot be compared"),
         (32.0, math.nan, "fail", "cannot be compared"),
