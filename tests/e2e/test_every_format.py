@@ -116,8 +116,9 @@ def activations(sae: Sae, name: str, source: str) -> npt.NDArray[np.float32]:
     weights = checkpoints.load(Path(FIXTURES / name), **sae.metadata["overrides"])
     tokens = torch.from_numpy(contexts(sae.lm_id).astype(np.int64))
     with torch.no_grad():
-        hidden = _lm(source).capture(tokens, sae.hook_name)
-        dense = weights.encode_dense(hidden.flatten(0, 1))
+        hidden = _lm(source).capture(tokens, sae.hook_name).flatten(0, 1)
+        scale = weights.canonical_scale(hidden)[:, None] * weights.decoder_norm  # as docs/statistics.md says
+        dense = weights.encode_dense(hidden) * scale
     acts: npt.NDArray[np.float32] = np.maximum(dense.reshape(*tokens.shape, -1).numpy(), 0)
     acts[np.isin(tokens.numpy(), _lm(source).tokenizer.all_special_ids)] = 0
     return acts
