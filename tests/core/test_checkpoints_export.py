@@ -95,10 +95,11 @@ def test_every_architecture_and_normalisation_keeps_its_identity_as_saelens(
     assert load(tmp_path).identity() == sae.identity()
 
 
+@pytest.mark.parametrize("d_out", [20, D_MODEL])
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu"])
-def test_a_skip_connection_keeps_its_identity_as_saelens(tmp_path: Path, architecture: str) -> None:
-    plain = small_sae(architecture, hook_name_out="blocks.1.hook_mlp_out", d_out=20)
-    sae = replace(plain, W_skip=torch.randn(D_MODEL, 20, generator=torch.Generator().manual_seed(0)))
+def test_a_skip_connection_keeps_its_identity_as_saelens(tmp_path: Path, architecture: str, d_out: int) -> None:
+    plain = small_sae(architecture, hook_name_out="blocks.1.hook_mlp_out", d_out=d_out)
+    sae = replace(plain, W_skip=torch.randn(D_MODEL, d_out, generator=torch.Generator().manual_seed(0)))
     export(sae, tmp_path)
     assert load(tmp_path).identity() == sae.identity()
     assert json.loads((tmp_path / "cfg.json").read_text())["architecture"].endswith("skip_transcoder")
