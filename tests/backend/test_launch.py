@@ -230,6 +230,7 @@ WORKERS = ("interactive", "worker", "worker-gpu")
 READY = {"prepare": None, "web": "Booting worker"} | dict.fromkeys(WORKERS, " ready.")
 OURS = [COMPOSE["services"][name] for name in READY] + list(ELSEWHERE["services"].values())
 BOTO3 = {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"}
+HUB = {"HF_TOKEN", "HF_ENDPOINT"}  # huggingface_hub's
 
 
 @pytest.mark.parametrize("name", READY)
@@ -253,10 +254,10 @@ def test_what_a_container_would_run_runs(name: str, tmp_path: Path) -> None:
         process.wait(30)
 
 
-def test_every_variable_of_the_containers_is_one_that_the_settings_or_boto3_read() -> None:
+def test_every_variable_of_the_containers_is_one_that_is_read() -> None:
     read = set(re.findall(r'env(?:\.\w+)?\("(\w+)"', (ROOT / "sae_backend" / "settings.py").read_text()))
     for service in OURS:
-        assert set(service["environment"]) <= read | BOTO3
+        assert set(service["environment"]) <= read | BOTO3 | HUB
 
 
 def test_what_is_not_set_for_boto3_is_not_given_to_it_empty() -> None:
