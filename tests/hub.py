@@ -28,7 +28,8 @@ class Repo:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(json.dumps({n: hashlib.sha1(b).hexdigest() for n, b in self.files.items()}).encode()).hexdigest()
+        digests = {name: hashlib.sha1(data).hexdigest() for name, data in self.files.items()}
+        return hashlib.sha1(json.dumps(digests).encode()).hexdigest()
 
 
 @dataclass
