@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -72,9 +73,9 @@ def page(chromium: Browser, site: Site) -> Iterator[Page]:
 
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_a_checkpoint_is_uploaded_and_its_latents_show_what_the_weights_give(
-    name: str, site: Site, page: Page
+    name: str, site: Site, page: Page, tmp_path: Path
 ) -> None:
-    row = upload(page, site, name)
+    row = upload(page, site, name, tmp_path)
     assert row.run is not None and row.sae is not None
     site.workers.wait_for(lambda: crew.live(row.run))
     lm = site.narrow if name in NARROW else site.lm
@@ -84,10 +85,15 @@ def test_a_checkpoint_is_uploaded_and_its_latents_show_what_the_weights_give(
     assert_shows(data["examples"], acts[:, :, index])
 
 
-def upload(page: Page, site: Site, name: str) -> SaeImport:
-    """By the page, as a person does: files, what is missing, Compute."""
+def upload(page: Page, site: Site, name: str, folder: Path) -> SaeImport:
+    """By the page, as a person does: files, or the folder that they lie deep in, what is missing, Compute."""
     page.goto(f"{site.url}/upload")
-    page.locator("#fi").set_input_files(files_of(name))
+    files = files_of(name)
+    if all(file.parent == FIXTURES / name for file in files):
+        page.locator("#fi").set_input_files(files)
+    else:  # whose names say something
+        whole = shutil.copytree(FIXTURES / name, folder / name, ignore=shutil.ignore_patterns(*NOT_A_CHECKPOINT))
+        page.locator("#fo").set_input_files(whole)
     page.wait_for_url("**/imports/*")
     expect(page.locator("#choices[data-state=waiting]")).to_be_visible(timeout=SLOW)
     said = SAID.get(name, {}) | ({"lm": "narrow"} if name in NARROW else {})
