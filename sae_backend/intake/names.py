@@ -7,21 +7,22 @@ import unicodedata
 
 MAX_SEGMENT, MAX_SEGMENTS = 100, 6
 NAMELESS = "file"
+LEADING = re.compile(r"^[\s.]+")  # together: ". .." less its first dot and space would climb
 
 
 def cleaned(name: str) -> str:
     """A relative path of plain segments: what climbs, hides or cannot be printed is left out."""
-    parts = (_segment(part) for part in re.split(r"[\\/]+", unicodedata.normalize("NFC", name)))
+    parts = (_segment(part) for part in re.split(r"[\\/]+", name))
     return "/".join([part for part in parts if part][-MAX_SEGMENTS:]) or NAMELESS
 
 
 def _segment(part: str) -> str:
     printable = "".join(c for c in part if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*')
-    plain = printable.strip().lstrip(".").strip()
+    plain = LEADING.sub("", unicodedata.normalize("NFC", printable)).rstrip()
     stem, dot, suffix = plain.rpartition(".")
     if len(plain) > MAX_SEGMENT and dot:
-        return f"{stem[: max(1, MAX_SEGMENT - len(suffix) - 1)]}.{suffix}"[:MAX_SEGMENT]
-    return plain[:MAX_SEGMENT]
+        return f"{stem[: max(1, MAX_SEGMENT - len(suffix) - 1)]}.{suffix}"[:MAX_SEGMENT].rstrip()
+    return plain[:MAX_SEGMENT].rstrip()
 
 
 def collides(name: str, others: list[str]) -> str | None:

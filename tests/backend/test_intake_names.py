@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from sae_backend.intake.errors import Malformed
 from sae_backend.intake.hub import HubId, parsed
@@ -19,6 +21,8 @@ from sae_backend.intake.names import MAX_SEGMENT, cleaned, collides
         ("C:\\Users\\me\\ae.pt", "C/Users/me/ae.pt"),
         (".bashrc", "bashrc"),
         ("...", "file"),
+        (". . ../. . ../ae.pt", "ae.pt"),
+        (". .\u00a0.. /.\u2003../. ae.pt ", "ae.pt"),
         ("", "file"),
         ("a\0b\n\x1b[31m\u202ec.pt", "ab[31mc.pt"),
         ("<img src=x>.pt", "img src=x.pt"),
@@ -27,6 +31,13 @@ from sae_backend.intake.names import MAX_SEGMENT, cleaned, collides
 )
 def test_a_name_becomes_a_relative_path_that_can_do_no_harm(given: str, kept: str) -> None:
     assert cleaned(given) == kept
+
+
+@drawn(st.text("./\\ \t\u00a0\u2003\u3000\0\u200b~:a\u0301", max_size=40))
+def test_no_name_climbs_hides_or_changes_when_it_is_cleaned_again(given: str) -> None:
+    kept = cleaned(given)
+    assert not any(part.startswith((".", " ")) or not part for part in kept.split("/"))
+    assert cleaned(kept) == kept
 
 
 def test_a_long_name_keeps_its_suffix() -> None:
