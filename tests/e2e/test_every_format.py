@@ -99,6 +99,8 @@ def upload(page: Page, site: Site, name: str, folder: Path) -> SaeImport:
     said = SAID.get(name, {}) | ({"lm": "narrow"} if name in NARROW else {})
     if said:
         correct(page, said)
+    elif not page.locator("[data-go]").count():  # no language model fits without doubt
+        correct(page, {"lm": "gpt2-small"})
     page.get_by_role("button", name="Compute").click()
     page.wait_for_url("**/jobs/*")
     return site.last_import()
