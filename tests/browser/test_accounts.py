@@ -108,6 +108,7 @@ def test_accounts_are_made_by_whoever_comes_only_where_that_is_set(client: Clien
     assert "/register" not in client.get("/login").content.decode()
     settings.OPEN_REGISTRATION = True
     assert "/register" in client.get("/login").content.decode()
+    assert "helptext\"><ul><li>Your password" in client.get("/register").content.decode()  # Django's own HTML
     assert "too short" in client.post("/register", {**form, "password1": "x", "password2": "x"}).content.decode()
     assert client.post("/register", form)["Location"] == "/jobs"
     grace = User.objects.get()

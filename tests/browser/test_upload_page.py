@@ -93,6 +93,16 @@ def test_an_open_question_is_seen_before_all_else_and_nothing_can_be_computed(me
     assert "give it, and check again" in page and 'role="alert"' in page and "/start" not in page
 
 
+def test_names_of_a_strangers_files_in_a_question_are_text(member: Client, ada: User) -> None:
+    row = an_import(ada)
+    name = "<button formaction=/x>.pt"
+    asked = {"field": "file", "text": f"There are 2 checkpoints here ({name})", "required": True, "default": None}
+    row.report = report(row, ready=False, questions=[{**asked, "choices": [[name, name]]}])
+    row.save()
+    page = text(member, row)
+    assert page.count("&lt;button formaction=/x&gt;.pt") == 4 and "<button formaction" not in page
+
+
 def test_weights_that_are_here_lead_to_their_page(member: Client, ada: User) -> None:
     live = sae_rows.publish()
     row = an_import(ada)
