@@ -131,7 +131,7 @@ def test_by_keyboard_alone(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/upload")
     tab_to(page, "fi")
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+        page.keyboard.press("Space")
     chooser.value.set_files(checkpoint(FIXTURES / "saelens/jumprelu"))
     checked(page)
     tab_to(page, "u-name")
