@@ -5,7 +5,6 @@ Who asks by a form is sent to the import's page; who asks for JSON gets the impo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
@@ -16,7 +15,7 @@ from django.shortcuts import redirect
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from browser import incoming, pages, tus
+from browser import bodies, incoming, pages, tus
 from browser.errors import NotFound
 from browser.permissions import may_change, may_upload
 from browser.queries import imports
@@ -99,15 +98,10 @@ def _row(request: HttpRequest, key: UUID) -> SaeImport:
 
 def _data(request: HttpRequest) -> Mapping[str, Any]:
     """What a form or a JSON object says."""
-    if request.content_type != "application/json":
-        return request.POST.dict()
     try:
-        data = json.loads(request.body or b"{}")
-    except ValueError:
-        data = None
-    if not isinstance(data, dict):
-        raise errors.Malformed("the body is not a JSON object")
-    return data
+        return bodies.fields(request)
+    except ValueError as error:
+        raise errors.Malformed(str(error)) from error
 
 
 def _answer(request: HttpRequest, row: SaeImport, status: int) -> HttpResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from browser import pages
+from browser import bodies, pages
 from browser.permissions import may_change
 from browser.queries import runs, sae_settings, saes
 from browser.queries.sae_settings import SaeRefusal
@@ -73,14 +72,10 @@ def run_keep(request: HttpRequest, ref: str, number: int, action: str, as_json: 
 
 def _said(request: HttpRequest) -> Mapping[str, Any]:
     """The fields of a form, or of a JSON object."""
-    if request.content_type != "application/json":
-        return request.POST
     try:
-        said = json.loads(request.body)
+        said = bodies.fields(request)
     except ValueError as error:
-        raise ManagingError("the body is not JSON") from error
-    if not isinstance(said, dict):
-        raise ManagingError("the body must be a JSON object of fields")
+        raise ManagingError(str(error)) from error
     lists = {key: "\n".join(map(str, value)) for key, value in said.items() if isinstance(value, list)}
     return {key: "" if value is None else value for key, value in {**said, **lists}.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
@@ -15,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from browser import incoming, pages, tus
+from browser import bodies, incoming, pages, tus
 from browser.errors import NotFound
 from browser.permissions import is_staff, may_add_sources, may_change
 from browser.queries import sources
@@ -63,14 +62,10 @@ def explained(show: Callable[..., Any]) -> Callable[[View], View]:
 
 def _said(request: HttpRequest) -> Mapping[str, Any]:
     """The fields of a form, or of a JSON object."""
-    if request.content_type != "application/json":
-        return request.POST
     try:
-        said = json.loads(request.body or b"{}")
-    except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
-        raise AdditionError("the body is not a JSON object of fields")
+        said = bodies.fields(request)
+    except ValueError as error:
+        raise AdditionError(str(error)) from error
     return {key: "" if value is None else value for key, value in said.items()}
 
 

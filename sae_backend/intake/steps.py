@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -92,10 +94,10 @@ def _value(name: str, option: Option, value: Any) -> Any:
             return words[str(value).lower()]
         raise Malformed(f"{name} is true or false, not {str(value)[:60]!r}")
     if option.kind in NUMBERS:
-        try:
-            return NUMBERS[option.kind](str(value))
-        except ValueError:
-            raise Malformed(f"{name} is a number, not {str(value)[:60]!r}") from None
+        with suppress(ValueError, OverflowError):
+            if math.isfinite(number := NUMBERS[option.kind](str(value))):
+                return number
+        raise Malformed(f"{name} is a number, not {str(value)[:60]!r}")
     return _text(name, value)
 
 

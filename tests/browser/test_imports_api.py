@@ -89,6 +89,8 @@ def test_an_id_of_the_hub_is_enough(api: Client) -> None:
         ({"hub": "a/b", "lm": "unknown"}, 400, "There is no language model called 'unknown' here; there are: none"),
         ({"hub": "a/b", "options": {"colour": 1}}, 400, "There is no option 'colour'"),
         ({"hub": "a/b", "k": "many"}, 400, "K is a number"),
+        ({"hub": "a/b", "k": "9" * 400}, 400, "K is a number"),
+        ({"hub": "a/b", "input_scale": "nan"}, 400, "Input_scale is a number"),
         ({"hub": "a/b", "architecture": "magic"}, 400, "Architecture is one of"),
         ({"hub": "a/b", "options": "x"}, 400, "Options is an object"),
         ({"hub": "a/b", "max_tokens": -5}, 400, "Max_tokens is a number of tokens"),
