@@ -22,13 +22,8 @@ LISTED = 100
 def find(key: UUID) -> SaeImport:
     row = _imports().filter(key=key).first()
     if row is None:
-        raise unknown()
+        raise NotFound("There is no such import", "See /jobs for what is on its way in, and /upload for yours.")
     return row
-
-
-def unknown() -> NotFound:
-    """For what is not there, and for what is another's: nobody learns which."""
-    return NotFound("There is no such import", "Imports are seen by who began them; see /upload for yours.")
 
 
 def find_file(row: SaeImport, key: UUID) -> UploadFile:

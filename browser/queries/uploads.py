@@ -168,7 +168,7 @@ def page(row: SaeImport | None, user: Any, may_upload: bool, may_change: bool, e
     lms = list(LanguageModel.objects.defer("vocabulary").order_by("name"))
     shown = UploadPage(row, error=error, may_upload=may_upload, may_change=may_change, has_lm=bool(lms))
     if row is None:
-        return replace(shown, mine=_mine(user))
+        return replace(shown, mine=_mine(user) if may_upload else [])
     datasets = Dataset.objects.filter(ready=True).select_related("lm").defer("lm__vocabulary").order_by("name", "pk")
     form = UploadForm(row, lms, datasets)
     files = [FileLine(file) for file in row.files.order_by("name")]
@@ -185,5 +185,5 @@ def find(key: UUID) -> SaeImport:
     imports = SaeImport.objects.select_related("lm", "dataset__lm", "owner", "sae", "run").defer("lm__vocabulary")
     row = imports.filter(key=key).first()
     if row is None:
-        raise NotFound("There is no such import", "Imports that nobody came back for are deleted after a while.")
+        raise NotFound("There is no such import", "See /jobs for what is on its way in, and /upload for yours.")
     return row

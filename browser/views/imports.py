@@ -27,11 +27,12 @@ from sae_backend.storage import StorageError
 
 View = Callable[..., HttpResponse]
 NOT_ALLOWED = "uploading is for people with an account here: log in, or send a token of yours as Authorization: Bearer"
+NOT_YOURS = "only who began this import, and staff, may change it"
 NO_FILES = "send files (curl -F file=@ae.pt), or the id of a repository on the hub (hub=namespace/name)"
 
 
 class NotAllowed(errors.IntakeError):
-    """Somebody who may not upload."""
+    """Somebody who may not upload, or change what another has begun."""
 
     kind = "not allowed"
 
@@ -89,10 +90,10 @@ def _member(request: HttpRequest, **_: Any) -> None:
 
 
 def _row(request: HttpRequest, key: UUID) -> SaeImport:
-    """An import that this user may see and change; another's is not there."""
+    """An import that this user may change."""
     row = imports.find(key)
     if not may_change(request.user, row):
-        raise imports.unknown()
+        raise NotAllowed(NOT_YOURS)
     return row
 
 
@@ -219,6 +220,7 @@ def import_file(request: HttpRequest, key: UUID, file: UUID) -> HttpResponse:
 @never_cache
 def import_list_json(request: HttpRequest) -> HttpResponse:
     """What this user has begun, the newest first."""
+    _member(request)
     return pages.as_json({"imports": [imports.as_json(row) for row in imports.mine(request.user)]})
 
 
@@ -226,7 +228,8 @@ def import_list_json(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def import_json(request: HttpRequest, key: UUID) -> HttpResponse:
-    return pages.as_json(imports.as_json(_row(request, key)))
+    """All that is known of it, to everybody, as its page and the list of jobs are."""
+    return pages.as_json(imports.as_json(imports.find(key)))
 
 
 @explained

@@ -107,7 +107,7 @@ def test_what_makes_no_sense_is_refused_with_a_sentence_and_leaves_nothing(
     assert api.post("/api/imports", "{", content_type="application/json").status_code == 400
 
 
-def test_nobody_uploads_and_a_stranger_finds_nothing(api: Client, owner: User) -> None:
+def test_nobody_uploads_and_a_stranger_reads_but_changes_nothing(api: Client, owner: User) -> None:
     nobody = Client(enforce_csrf_checks=True)
     assert nobody.post("/api/imports", {"file": a_file()}).status_code == 403
     row = intake.open_import(owner)
@@ -115,14 +115,21 @@ def test_nobody_uploads_and_a_stranger_finds_nothing(api: Client, owner: User) -
     for action in ("check", "start", "cancel", "save", "files", "files/form"):
         for client in (stranger, nobody):
             answer = client.post(f"/imports/{row.key}/{action}", headers={"Accept": "application/json"})
-            assert answer.status_code in (403, 404), action
-            assert client is nobody or told(answer)["error"] == "not found"
-    for client in (stranger, nobody):
-        assert client.get(f"/imports/{row.key}.json").status_code == 404
+            assert answer.status_code == 403, action
+            assert client is nobody or "Only who began this import" in told(answer)["message"]
+    for client in (stranger, nobody, api):
+        assert {client.get(f"/imports/{row.key}{form}").status_code for form in ("", ".json", "/live")} == {200}
     row.refresh_from_db()
     assert row.state == State.RECEIVING
-    assert api.get(f"/imports/{row.key}.json").status_code == 200
-    assert program(User.objects.create_user("staff", is_staff=True)).get(f"/imports/{row.key}.json").status_code == 200
+    assert program(User.objects.create_user("staff", is_staff=True)).post(f"/imports/{row.key}/save").status_code == 200
+
+
+def test_a_list_of_ones_own_is_for_who_can_have_any(api: Client) -> None:
+    SaeImport.objects.create(name="of the shell", source="/srv/sae")
+    nobody = Client()
+    assert nobody.get("/imports.json").status_code == 403
+    assert "of the shell" not in nobody.get("/upload").content.decode()
+    assert told(api.get("/imports.json")) == {"imports": []}
 
 
 def test_where_the_site_is_open_everybody_uploads(settings: Any) -> None:

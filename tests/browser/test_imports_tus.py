@@ -227,13 +227,13 @@ def test_a_cancelled_import_takes_nothing_more(tus: Tus, row: SaeImport) -> None
     assert not receiving.staged(row.files.get()).exists()
 
 
-def test_another_persons_import_is_not_there_for_any_method(tus: Tus, row: SaeImport, owner: User) -> None:
+def test_another_persons_import_is_changed_by_no_method(tus: Tus, row: SaeImport, owner: User) -> None:
     place = tus.place()
     stranger = Tus(User.objects.create_user("stranger"), row)
-    assert stranger.create().status_code == 404
+    assert stranger.create().status_code == 403
     for method in ("HEAD", "PATCH", "DELETE", "POST"):
         answer = stranger.send(method, place, DATA, Upload_Offset="0")
-        assert answer.status_code == 404, method
+        assert answer.status_code == 403, method
     assert tus.offset(place) == 0
     assert Tus(User.objects.create_user("staff", is_staff=True), row).offset(place) == 0
 
