@@ -113,9 +113,7 @@ def _fit_and_try(held: Held, sae: SparseAutoencoder, report: dict[str, Any]) -> 
     if sae.cfg.hook_name is None:
         raise CheckpointError("the files do not say which hook point this SAE reads: give it, and check again")
     if row.lm is None:
-        known = LanguageModel.objects.exists()
-        which = "choose the language model that this SAE was trained on" if known else "add its language model first"
-        raise CheckpointError(f"none of the language models here fits without doubt: {which}, and check again")
+        raise CheckpointError(_which_lm(report))
     lm = kept.lm(row.lm.pk, kept.compute_dtype())
     held.pulse.report(0)
     for hook_name, width in ((sae.cfg.hook_name, sae.cfg.d_in), (sae.cfg.hook_name_out, sae.cfg.d_out)):
@@ -126,6 +124,20 @@ def _fit_and_try(held: Held, sae: SparseAutoencoder, report: dict[str, Any]) -> 
     report["ready"] = True
     if row.dataset is not None:
         report["trial"] = asdict(_tried(held, sae, lm))
+
+
+def _which_lm(report: dict[str, Any]) -> str:
+    """Why no language model was chosen: one has to be added, or said."""
+    found = report["detected"]
+    called = f", which the files call {found['lm_name']}," if found["lm_name"] else ""
+    if not LanguageModel.objects.exists():
+        return f"no language model is here yet: add the one that this SAE was trained on{called} and check again"
+    if report["fits"]:
+        return f"which language model is meant is not sure: choose the one it was trained on{called} and check again"
+    return (
+        f"no language model here has {found['hook_name']} with a width of {found['d_in']:,}: add the one that this SAE "
+        f"was trained on{called} or correct the hook point, and check again"
+    )
 
 
 def _hook(lm: LM, name: str, hook_name: str, width: int) -> Check:

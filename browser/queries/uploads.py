@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from browser.errors import NotFound
 from browser.queries import estimate
-from browser.templatetags.latent_tags import fixed
+from browser.templatetags.latent_tags import fixed, thousands
 from browser.upload_forms import UploadForm
 from sae_backend import intake
 from sae_backend.models import Dataset, LanguageModel, SaeImport, UploadFile
@@ -149,8 +149,14 @@ def _trial(trial: dict[str, Any] | None) -> list[CheckLine]:
     if not trial:
         return []
     figures = f"L0 {fixed(trial['l0'], 1)}, FVU {fixed(trial['fvu'], 3)}"
-    text = f"on {trial['tokens']:,} tokens: {figures}. {trial['text']}"
-    return [CheckLine("Trial run", trial["state"], text.replace(",", "\N{NARROW NO-BREAK SPACE}", 1))]
+    text = f"on {thousands(trial['tokens'])} tokens: {figures}. {_verdict(trial['text'])}"
+    return [CheckLine("Trial run", trial["state"], text)]
+
+
+def _verdict(text: str) -> str:
+    """What the trial says, without the figures that it may begin with and that stand before it here."""
+    said = text.partition(": ")[2] if text.startswith("FVU") else text
+    return said[:1].upper() + said[1:]
 
 
 def _here(report: dict[str, Any]) -> list[CheckLine]:

@@ -65,6 +65,9 @@ def unpack(path: Path, name: str, into: Path, limit: int) -> None:
         raise ArchiveError(
             f"{name} is damaged or no archive that this reads ({_first(error)}): pack it again"
         ) from error
+    tidy(into)
+    if not any(path.is_file() for path in into.rglob("*")):
+        raise ArchiveError(f"{name} has no files in it: pack the folder of one SAE")
 
 
 class Budget:

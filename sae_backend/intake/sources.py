@@ -64,7 +64,6 @@ def _lay(file: UploadFile, here: Path, root: Path, alone: bool) -> None:
         into = root if alone else target.parent / target.name.split(".")[0]
         limits.check_room(root, file.size)
         archives.unpack(here, file.name, into, settings.UPLOAD_MAX_BYTES)
-        archives.tidy(into)
     else:
         os.symlink(here, target)
 

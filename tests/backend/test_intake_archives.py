@@ -157,6 +157,9 @@ def test_an_encrypted_zip_and_a_torn_archive_say_so(tmp_path: Path) -> None:
 
 def test_what_packers_add_is_left_out(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", ("a/cfg.json", b"{}"), ("__MACOSX/a/._cfg.json", b"x"), ("a/.DS_Store", b"x"))
-    unpacked(path)
-    archives.tidy(tmp_path / "a.out")
-    assert [p.name for p in (tmp_path / "a.out").rglob("*") if p.is_file()] == ["cfg.json"]
+    assert list(unpacked(path)) == ["a/cfg.json"]
+
+
+def test_an_archive_without_files_says_so(tmp_path: Path) -> None:
+    for members in [(), (("a/", b""),), (("a/.DS_Store", b"x"),)]:
+        assert refused(zipped(tmp_path / "a.zip", *members)).startswith("a.zip has no files in it")

@@ -120,6 +120,12 @@ def test_a_hook_point_that_is_not_there_or_is_of_another_width_is_a_sentence(dat
     assert row.state == State.WAITING and row.files.filter(kept=True).count() == 2
 
 
+def test_where_no_language_model_fits_what_is_missing_is_said(dataset: Dataset) -> None:
+    row = checked(opened(SAE), options={"hook_name": "blocks.99.hook_resid_post"})
+    assert row.lm is None and "no language model here has blocks.99.hook_resid_post with a width of 256" in row.error
+    assert row.report["detected"]["lm_name"] in row.error
+
+
 def test_files_that_are_no_sae_leave_a_sentence_and_can_be_replaced(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no weights")
     row = checked(opened(tmp_path))

@@ -77,7 +77,7 @@ def test_the_report_is_in_words_and_the_form_has_what_was_detected(member: Clien
     row.save()
     page = text(member, row)
     assert "Passed: </span>Shapes" in page and "Failed: </span>Trial run" in page and "Warning: </span>Note" in page
-    assert "L0 8.0, FVU 0.930. FVU 0.93: probably read wrongly." in page and "1 passed" not in page.split("Checks")[0]
+    assert "L0 8.0, FVU 0.930. Probably read wrongly." in page and "1 passed" not in page.split("Checks")[0]
     assert "It can be computed all the same" in page and 'formaction="/imports/' in page
     assert 'placeholder="blocks.1.hook_resid_post"' in page and "TopK: the k largest of each token (detected)" in page
     assert "ae &lt;b&gt;.pt" in page and "ae <b>.pt" not in page
@@ -90,7 +90,7 @@ def test_an_open_question_is_seen_before_all_else_and_nothing_can_be_computed(me
     row.save()
     page = text(member, row)
     assert page.index("Which hook point?") < page.index("Passed: </span>Shapes")
-    assert "give it, and check again" in page and 'role="alert"' in page and "/start" not in page
+    assert "Give it, and check again" in page and 'role="alert"' in page and "/start" not in page
 
 
 def test_names_of_a_strangers_files_in_a_question_are_text(member: Client, ada: User) -> None:
@@ -159,7 +159,7 @@ def test_one_that_is_done_leads_to_its_job_or_shows_how_it_was_read(member: Clie
 def test_a_failed_one_keeps_its_choices_and_can_be_checked_again(member: Client, ada: User) -> None:
     row = an_import(ada, "failed", error="the disk is full; free 3 GB", options={"hook_name": "blocks.1.hook_mlp_out"})
     page = text(member, row)
-    assert "the disk is full; free 3 GB" in page and 'value="blocks.1.hook_mlp_out"' in page
+    assert "The disk is full; free 3 GB" in page and 'value="blocks.1.hook_mlp_out"' in page
     assert re.search(r'action="/imports/[^"]+/check"', page) and "disabled" not in page.split("data-check")[1][:20]
 
 
