@@ -5,6 +5,7 @@ Everything is kept as sums that add up over shards, so the figures do not depend
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
@@ -90,7 +91,7 @@ def merged(parts: list[dict[str, Any]]) -> Sums:
 
 
 def figures(sums: Sums) -> dict[str, Any]:
-    """The figures of a run's summary; None where undefined."""
+    """The figures of a run's summary; None where undefined, or beyond what JSON can say."""
     return {
         "tokens": sums.tokens,
         "l0": sum(v * n for v, n in sums.l0.items()) / sums.tokens if sums.tokens else None,
@@ -105,12 +106,17 @@ def _errors(sums: Sums) -> dict[str, Any]:
     if not sums.decoded:
         return {"mse": None, "fvu": None, "normalised_mse": None, "fidelity_tokens": 0}
     variance = sums.square - float(np.square(sums.total).sum()) / sums.decoded
+    fvu = sums.error / variance if variance > 1e-12 * sums.square else None  # below, rounding of equal states
     return {
-        "mse": sums.error / sums.decoded,
-        "fvu": sums.error / variance if variance > 1e-12 * sums.square else None,  # below, rounding of equal states
-        "normalised_mse": sums.relative_error / sums.relative if sums.relative else None,
+        "mse": _finite(sums.error / sums.decoded),
+        "fvu": _finite(fvu),
+        "normalised_mse": _finite(sums.relative_error / sums.relative if sums.relative else None),
         "fidelity_tokens": sums.decoded,
     }
+
+
+def _finite(figure: float | None) -> float | None:
+    return figure if figure is not None and math.isfinite(figure) else None
 
 
 def _basis(sums: Sums) -> dict[str, Any] | None:
@@ -120,7 +126,7 @@ def _basis(sums: Sums) -> dict[str, Any] | None:
 
 
 def _cross_entropy(sums: Sums) -> dict[str, Any] | None:
-    if not sums.ce_tokens:
+    if not sums.ce_tokens or not math.isfinite(sums.ce_clean + sums.ce_spliced + sums.ce_zero):
         return None
     clean, spliced, zero = (x / sums.ce_tokens for x in (sums.ce_clean, sums.ce_spliced, sums.ce_zero))
     recovered = (zero - spliced) / (zero - clean) if zero != clean else None

@@ -33,6 +33,13 @@ def test_errors_follow_their_definitions() -> None:
     assert ours["fidelity_tokens"] == 300
 
 
+@pytest.mark.parametrize("beyond", [float("inf"), float("nan"), 3e38])
+def test_a_reconstruction_that_is_not_finite_leaves_figures_that_a_database_takes(beyond: float) -> None:
+    sums = Sums(ce_tokens=1, ce_spliced=beyond * 10)
+    sums.add_reconstruction(X, torch.full_like(X, beyond))
+    assert json.loads(json.dumps(fidelity.figures(sums), allow_nan=False))["fidelity_tokens"] == 300
+
+
 def test_l0_is_the_mean_of_its_distribution() -> None:
     ours = fidelity.figures(summed(0, 300))
     assert ours["l0"] == pytest.approx(L0.mean())
