@@ -43,7 +43,7 @@ class SourceForm(forms.Form):
             raise ValidationError(ONE_SOURCE.format(", ".join([*names, *["a file"] * ("upload" in self.sources)])))
         said["origin"], said["source"] = origins[0], self._given(origins[0])
         self._check_source(said)
-        said["name"] = said.get("name") or PurePosixPath(said["source"]).name
+        said["name"] = said.get("name") or PurePosixPath(said["source"]).name[:200]
         return said
 
     def _given(self, origin: str) -> str:

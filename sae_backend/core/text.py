@@ -161,7 +161,7 @@ def _column(there: Sequence[str], name: str) -> str:
 
 
 def _named(there: Sequence[str]) -> str:
-    shown = ", ".join(f"'{str(field)[:60]}'" for field in there[:20])
+    shown = ", ".join(repr(field[:60]) for field in there[:20])
     more = f" and {len(there) - 20} more" if len(there) > 20 else ""
     return f"it has text in {shown}{more}" if there else "it has no column of text"
 

@@ -195,6 +195,12 @@ def test_a_name_that_climbs_is_only_a_name(member: Client) -> None:
     assert (row.source, row.name) == ("evil.txt", "evil.txt")
 
 
+def test_the_name_of_a_file_may_be_longer_than_a_data_sets(member: Client) -> None:
+    member.post("/datasets", {"file": text("m" * 240 + ".txt"), "lm": sae_rows.language_model().name})
+    row = Addition.objects.get()
+    assert (row.source, row.name) == ("m" * 240 + ".txt", "m" * 200)
+
+
 def test_text_has_quotas(member: Client, settings: Any) -> None:
     lm, settings.TEXT_MAX_BYTES = sae_rows.language_model(), 1000
     before = len(storage.current().folders("texts"))

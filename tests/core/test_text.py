@@ -43,6 +43,7 @@ def test_a_jsonl_file_gives_a_document_a_line(tmp_path: Path) -> None:
         (b"nonsense", "line 2 of .* is not a JSON object"),
         (b'{"text": "\xff"}', "line 2 of .* is not a JSON object"),
         (b'{"text": NaN}', "'text' in line 2 of .* is not text"),
+        (b'{"a\\u0000": "x"}', r"it has text in 'a\\x00'"),
     ],
 )
 def test_a_line_that_holds_no_text_is_named(tmp_path: Path, line: bytes, sentence: str) -> None:
