@@ -13,7 +13,7 @@ from django.conf import settings
 
 from sae_backend import storage
 from sae_backend.intake import archives, limits
-from sae_backend.intake.errors import Damaged
+from sae_backend.intake.errors import Damaged, Gone
 from sae_backend.intake.names import cleaned
 from sae_backend.intake.receiving import folder
 from sae_backend.models import SaeImport, UploadFile
@@ -37,6 +37,8 @@ def source_of(row: SaeImport) -> Iterator[Path]:
     elif shared.shared and shared.names(folder(row)):  # given by import_sae on another host
         with shared.reading(folder(row)) as here:
             yield here / Path(row.source).name
+    elif row.from_hub or not row.source:
+        raise Gone("the files of this import are not here any more: begin another one")
     else:
         yield Path(row.source)
 
@@ -63,9 +65,14 @@ def _lay(file: UploadFile, here: Path, root: Path, alone: bool) -> None:
     if archives.is_archive(here, file.name):
         into = root if alone else target.parent / target.name.split(".")[0]
         limits.check_room(root, file.size)
-        archives.unpack(here, file.name, into, settings.UPLOAD_MAX_BYTES)
+        archives.unpack(here, file.name, into, settings.UPLOAD_MAX_BYTES - _size(root))
     else:
         os.symlink(here, target)
+
+
+def _size(root: Path) -> int:
+    """Bytes that the archives before have become: all of an import share its limit."""
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def _compare(file: UploadFile, here: Path) -> None:
