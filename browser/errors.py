@@ -120,6 +120,19 @@ class RunDropped(NotFound):
         super().__init__(f"Run r{number} was dropped", sentence, [sae_link(sae)])
 
 
+class NotAsked(NotFound):
+    """A change that came neither with a token nor from a form of this site."""
+
+    kind, status = "not allowed", 403
+
+    def __init__(self) -> None:
+        sentence = (
+            "Programs send a token of theirs as Authorization: Bearer TOKEN, made at /account. In a browser, allow "
+            "this site's cookies, go back, reload the page and try again."
+        )
+        super().__init__("It is not known who asks for this", sentence)
+
+
 class TooSlow(Exception):
     """A list that the database gave up on after settings.LIST_TIMEOUT_MS."""
 

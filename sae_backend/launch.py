@@ -254,7 +254,6 @@ def site(launcher: Launcher, _: list[str]) -> int:
 
 
 def demo(launcher: Launcher, _: list[str]) -> int:
-    launcher.environment.setdefault("HF_HUB_OFFLINE", "1")  # everything the demo needs is in the repository
     url = start_site(launcher)
     say(f"The site is at {url}/ and fills while the demo is computed")
     if code := launcher.run([*MANAGE, "load_demo"], own_terminal=False):

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
 from browser import pages
-from browser.errors import NotFound
+from browser.errors import NotAsked, NotFound
 from browser.queries import jump as targets
 
 _migrated = False
@@ -44,7 +44,17 @@ def jump(request: HttpRequest) -> HttpResponse:
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Render every 404 and 410: what the address asked for, and what there is instead."""
     error = exception if isinstance(exception, NotFound) else _unknown(request)
-    if request.path.endswith(".json"):
+    return _said(request, error, request.path.endswith(".json"))
+
+
+def not_asked(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """What Django's CSRF check turned away: mostly a program without its token."""
+    by_program = request.path.endswith(".json") or request.path.startswith("/api/")
+    return _said(request, NotAsked(), by_program or "application/json" in request.headers.get("Accept", ""))
+
+
+def _said(request: HttpRequest, error: NotFound, as_json: bool) -> HttpResponse:
+    if as_json:
         return pages.as_json({"error": error.kind, "message": f"{error.heading}. {error.sentence}"}, error.status)
     return render(request, "browser/not_found.html", {"error": error}, status=error.status)
 

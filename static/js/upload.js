@@ -5,7 +5,7 @@ const { $, $$, el, toast } = window.app;
 const zone = $("[data-drop]"), list = $("[data-files]"), form = $("#choices");
 const token = () => $("[name=csrfmiddlewaretoken]").value;
 const headers = () => ({ "X-CSRFToken": token(), Accept: "application/json" });
-const size = n => { for (const [unit, name] of [[1e9, "GB"], [1e6, "MB"], [1e3, "KB"]]) if (n >= unit) return `${(n / unit).toFixed(1)} ${name}`; return `${n} bytes`; };
+const size = n => { for (const [unit, name] of [[2 ** 30, "GB"], [2 ** 20, "MB"], [2 ** 10, "KB"]]) if (n >= unit) return `${(n / unit).toFixed(1)} ${name}`; return `${n} bytes`; };
 
 /* what the server says in a sentence, or that it does not answer */
 const sentence = async reply => {

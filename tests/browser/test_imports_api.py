@@ -158,7 +158,10 @@ def test_a_form_without_scripts_begins_adds_and_cancels(owner: User) -> None:
 def test_a_form_needs_its_csrf_token_and_leaves_no_bytes_without(owner: User) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(owner)
-    assert client.post("/imports", {"file": a_file()}).status_code == 403
+    answer = client.post("/imports", {"file": a_file()})
+    assert answer.status_code == 403 and b"It is not known who asks for this" in answer.content
+    answer = client.post("/api/imports", {"file": a_file()})
+    assert answer.status_code == 403 and "Authorization: Bearer TOKEN" in told(answer)["message"]
     assert not SaeImport.objects.exists() and not list(incoming().glob("form-*"))
 
 
