@@ -31,6 +31,11 @@ def as_json(data: Any, status: int = 200) -> JsonResponse:
     return JsonResponse(data, status=status, safe=False, json_dumps_params=style)
 
 
+def by_token(request: HttpRequest) -> bool:
+    """Whether a program asks, with a token of ours: a proxy's own password comes in the same header."""
+    return request.headers.get("Authorization", "").lower().startswith("bearer ")
+
+
 @cache
 def version() -> str:
     """A hash of all that decides how a page looks: templates, this package, style and scripts."""

@@ -80,7 +80,7 @@ def sentence(text: str) -> str:
 
 def _wants_json(request: HttpRequest) -> bool:
     asked = "application/json" in request.headers.get("Accept", "") or request.content_type == "application/json"
-    by_program = "Authorization" in request.headers or "Tus-Resumable" in request.headers
+    by_program = pages.by_token(request) or "Tus-Resumable" in request.headers
     return asked or by_program or request.path.endswith(".json") or request.path.startswith("/api/")
 
 

@@ -195,6 +195,12 @@ def test_a_name_that_climbs_is_only_a_name(member: Client) -> None:
     assert (row.source, row.name) == ("evil.txt", "evil.txt")
 
 
+def test_a_proxys_own_password_makes_nobody_a_program(member: Client) -> None:
+    for path in ("/models", "/datasets", "/imports/00000000-0000-0000-0000-000000000000/save"):
+        answer = member.post(path, headers={"Authorization": "Basic eDp5"})
+        assert answer["Content-Type"].startswith("text/html"), path
+
+
 def test_the_name_of_a_file_may_be_longer_than_a_data_sets(member: Client) -> None:
     member.post("/datasets", {"file": text("m" * 240 + ".txt"), "lm": sae_rows.language_model().name})
     row = Addition.objects.get()
