@@ -90,7 +90,7 @@ def test_an_open_question_is_seen_before_all_else_and_nothing_can_be_computed(me
     row.save()
     page = text(member, row)
     assert page.index("Which hook point?") < page.index("Passed: </span>Shapes")
-    assert "Give it, and check again" in page and 'role="alert"' in page and "/start" not in page
+    assert "give it, and check again" in page and 'role="alert"' in page and "/start" not in page
 
 
 def test_names_of_a_strangers_files_in_a_question_are_text(member: Client, ada: User) -> None:
@@ -159,7 +159,7 @@ def test_one_that_is_done_leads_to_its_job_or_shows_how_it_was_read(member: Clie
 def test_a_failed_one_keeps_its_choices_and_can_be_checked_again(member: Client, ada: User) -> None:
     row = an_import(ada, "failed", error="the disk is full; free 3 GB", options={"hook_name": "blocks.1.hook_mlp_out"})
     page = text(member, row)
-    assert "The disk is full; free 3 GB" in page and 'value="blocks.1.hook_mlp_out"' in page
+    assert "the disk is full; free 3 GB" in page and 'value="blocks.1.hook_mlp_out"' in page
     assert re.search(r'action="/imports/[^"]+/check"', page) and "disabled" not in page.split("data-check")[1][:20]
 
 
