@@ -108,8 +108,13 @@ const remove = async li => {
     if (!reply.ok && ![404, 410].includes(reply.status)) return say(li, await sentence(reply), true);
   }
   entries.delete(li.dataset.name); li.remove(); $("#fi").focus();
+  return true;
 };
-list.addEventListener("click", ev => { const at = ev.target.closest("[data-remove]"); if (at) remove(at.closest("li")); });
+const busy = () => [...entries.values()].some(entry => !entry.done);
+list.addEventListener("click", async ev => {
+  const at = ev.target.closest("[data-remove]"), checked = $("#choices");
+  if (at && await remove(at.closest("li")) && checked && !busy()) location.reload(); // what was found was found in that file
+});
 
 /* the import that files go to: begun with the first of them; the address is then its own, so that a reload loses nothing */
 let opening;

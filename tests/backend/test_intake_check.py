@@ -274,6 +274,7 @@ def test_files_that_nobody_comes_back_for_are_deleted(settings: Any) -> None:
         os.utime(incoming() / name, (time.time() - age,) * 2)
     cleaning.clean()
     assert [path.name for path in incoming().glob("form-*")] == ["form-new"]
+    (incoming() / "form-new").unlink()
     assert fresh(row).state == State.CANCELLED and "nobody came back" in fresh(row).error
     assert storage.current().names(folder(row)) == set() and len(storage.current().names(folder(young))) == 2
     assert (incoming() / str(young.pk)).exists() and not row.files.filter(kept=True).exists()

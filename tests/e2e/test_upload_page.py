@@ -162,7 +162,7 @@ def test_without_scripts_a_form_sends_the_files_and_links_lead_on(site: Site, ch
     page.goto(f"{site.url}/upload")
     page.locator("input[name=file]").set_input_files(checkpoint(FIXTURES / "saelens/gated"))
     page.get_by_role("button", name="Send").click()
-    page.get_by_role("button", name="Check").click()
+    page.get_by_role("button", name="Check", exact=True).click()
     expect(page.get_by_role("button", name="Compute")).to_be_visible(timeout=SLOW)  # the page refreshes itself
     page.get_by_role("button", name="Compute").click()
     page.wait_for_url("**/jobs/*")
@@ -200,9 +200,10 @@ def test_an_upload_is_paused_left_and_gone_on_with_in_another_tab(
     page.route("**/imports/*/files/*", lambda route: stuck(route, PIECE))
     weights = large / "sae_weights.safetensors"
     page.locator("#fi").set_input_files(weights)
+    page.wait_for_url("**/imports/*")
+    until_a_piece_came(page, site.last_import())
     page.get_by_role("button", name="Pause sae_weights").click()
     expect(page.get_by_text("Paused.")).to_be_visible()
-    page.wait_for_url("**/imports/*")
     address = page.url
     other = context.new_page()
     other.goto(address)
@@ -212,6 +213,15 @@ def test_an_upload_is_paused_left_and_gone_on_with_in_another_tab(
     expect(other.locator("li[data-complete]")).to_be_visible(timeout=SLOW)
     assert sent and min(sent) >= PIECE - 1
     other.wait_for_url(address)
+
+
+def until_a_piece_came(page: Page, row: SaeImport) -> None:
+    """Waiting in Playwright, whose routes are served only then."""
+    for _ in range(int(SLOW) // 20):
+        if UploadFile.objects.filter(of=row, received__gte=PIECE).exists():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("no piece came")
 
 
 def stuck(route: Route, at: int) -> None:
