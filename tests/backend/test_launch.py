@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -82,11 +82,18 @@ class Site:
         return self.output.read_text()
 
     def left(self) -> list[str]:
-        living = [each for each in self.family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-        return [" ".join(each.cmdline()[:6]) for each in living]
+        return [command for each in self.family if (command := command_of(each))]
 
     def child(self, word: str) -> psutil.Process:
         return next(each for each in self.family if word in " ".join(each.cmdline()))
+
+
+def command_of(process: psutil.Process) -> str:
+    """The beginning of a process's command line; empty once it has ended, perhaps while it is asked."""
+    with suppress(psutil.NoSuchProcess):
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return " ".join(process.cmdline()[:6])
+    return ""
 
 
 @contextmanager
