@@ -8,7 +8,7 @@ from typing import Literal
 
 Architecture = Literal["standard", "tanh_relu", "topk", "jumprelu", "batchtopk", "gated", "groupmax"]
 InputNorm = Literal["none", "layer_norm", "constant_norm", "centred"]
-SHARD_TOKENS, SHARD_LATENTS = (65_536, 262_144), 4096  # seconds of work, …
+SHARD_TOKENS, SHARD_LATENTS = (65_536, 131_072), 4096  # seconds of work, …
 SHARD_WORK = 2**33  # … or tokens · latents of a shard of contexts, where that lies between
 MOST_FILES = 1024  # of activations in a run, about: every piece of latents looks into each
 Plain = str | int | float | bool | None
