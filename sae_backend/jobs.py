@@ -21,7 +21,6 @@ from sae_backend import (
     claims,
     faults,
     identity,
-    importing,
     intake,
     kept,
     locks,
@@ -41,7 +40,8 @@ from sae_backend.core.results import LatentShard
 from sae_backend.core.run import RunError
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.helpful import sentence
-from sae_backend.importing import Held
+from sae_backend.intake import importing
+from sae_backend.intake.importing import Held
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
 

@@ -215,7 +215,7 @@ class SaeImport(models.Model):
     max_tokens = models.BigIntegerField(null=True)  # of the dataset; null is all
     options = models.JSONField(default=dict)  # corrections of what the files say: core.detected.OPTIONS
     go_on = models.BooleanField(default=False)  # import once a check finds nothing wrong, without asking
-    report = models.JSONField(default=dict)  # what the check found: see checking.py
+    report = models.JSONField(default=dict)  # what the check found: see intake/checking.py
     state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
     error = models.TextField(blank=True)
     attempts = models.IntegerField(default=0)  # times that a worker took up its check or import; the latest counts

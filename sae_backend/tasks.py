@@ -17,7 +17,7 @@ AGAIN: dict[str, Any] = {
 
 @app.task(**AGAIN)
 def check_import(import_id: int) -> None:
-    from sae_backend import checking
+    from sae_backend.intake import checking
 
     checking.check_import(import_id)
 
@@ -31,9 +31,9 @@ def import_sae(import_id: int) -> None:
 
 @app.task(**AGAIN)
 def add_source(addition_id: int) -> None:
-    from sae_backend import adding
+    from sae_backend.additions import worker
 
-    adding.add(addition_id)
+    worker.add(addition_id)
 
 
 @app.task(**AGAIN)

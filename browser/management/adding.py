@@ -16,11 +16,11 @@ def carried_out(row: Addition, queued: bool, out: OutputWrapper) -> Addition:
         queue.send_addition(row.pk)
         out.write(f"queued; see /additions/{row.pk}")
         return row
-    from sae_backend import adding  # torch, which a queued one may do without
+    from sae_backend.additions import worker  # torch, which a queued one may do without
 
     row.save()
     try:
-        adding.add(row.pk)
+        worker.add(row.pk)
     except BaseException:  # Ctrl-C: no worker is to go on with it
         row.delete()
         raise

@@ -15,7 +15,8 @@ import pytest
 from django.contrib.auth.models import User
 from pyarrow import parquet
 
-from sae_backend import adding, additions, registry, store
+from sae_backend import additions, registry, storage, store
+from sae_backend.additions import language_models, worker
 from sae_backend.core import bootable, contexts
 from sae_backend.models import Addition, Dataset, Document, LanguageModel
 from tests import hub
@@ -185,7 +186,7 @@ def test_a_model_too_large_for_the_worker_is_refused_before_its_weights_are_down
     online: hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     online.add("model", "org/large", model(tmp_path / "m"))
-    monkeypatch.setattr(adding, "_free", lambda: 100_000)
+    monkeypatch.setattr(language_models, "_free", lambda: 100_000)
     error = refused("model", "org/large")
     assert "in float32 it needs about 0.0 GB" in error and "Use a worker with more memory or COMPUTE_DTYPE" in error
     assert not [r for r in online.requests if "safetensors" in r]
@@ -307,9 +308,9 @@ def test_a_text_is_read_again_for_another_language_model(lm: LanguageModel, tmp_
     assert (again.made_dataset.lm, again.made_dataset.name, again.made_dataset.ctx_len) == (other, "words", 16)
     assert again.made_dataset.n_tokens > row.made_dataset.n_tokens  # a byte is a token there
     additions.remove_dataset(row.made_dataset)
-    assert additions.storage.current().names(f"texts/{row.text_sha256}")  # the other may still be read again
+    assert storage.current().names(f"texts/{row.text_sha256}")  # the other may still be read again
     additions.remove_dataset(again.made_dataset)
-    assert not additions.storage.current().names(f"texts/{row.text_sha256}")
+    assert not storage.current().names(f"texts/{row.text_sha256}")
 
 
 def test_a_tokenizer_of_another_model_is_a_sentence(tmp_path: Path) -> None:
@@ -348,12 +349,12 @@ def test_a_cancelled_addition_leaves_nothing(lm: LanguageModel, tmp_path: Path) 
 
 def test_an_addition_that_ends_workers_is_given_up(lm: LanguageModel, tmp_path: Path) -> None:
     row = additions.ask("dataset", name="mine", **uploaded(lm, TEXT.encode(), "a.txt", tmp_path))
-    Addition.objects.filter(pk=row.pk).update(state=State.RUNNING, attempts=adding.MAX_ATTEMPTS)
+    Addition.objects.filter(pk=row.pk).update(state=State.RUNNING, attempts=worker.MAX_ATTEMPTS)
     assert "workers ended over this" in tried(row).error
 
 
 def test_a_message_that_comes_twice_changes_nothing(lm: LanguageModel, tmp_path: Path) -> None:
     row = added("dataset", **uploaded(lm, TEXT.encode(), "a.txt", tmp_path))
-    adding.add(row.pk)
-    adding.add(10**6)
+    worker.add(row.pk)
+    worker.add(10**6)
     assert Dataset.objects.filter(name="mine").count() == 1 and tried(row).attempts == 1

@@ -16,8 +16,8 @@ import torch
 from django.db import connections
 from safetensors.torch import load_file, save_file
 
-from sae_backend import checking, cleaning, intake, jobs, locks, queue, storage
-from sae_backend.intake import errors
+from sae_backend import cleaning, intake, jobs, locks, queue, storage
+from sae_backend.intake import checking, errors
 from sae_backend.intake.receiving import folder, incoming
 from sae_backend.intake.sources import unpacked
 from sae_backend.models import Dataset, LanguageModel, Run, Sae, SaeImport

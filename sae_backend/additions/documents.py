@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import shutil
 import tempfile
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from sae_backend import additions, storage
+from sae_backend import storage
+from sae_backend.additions import texts, wishes
+from sae_backend.additions.folders import allowed_folder
 from sae_backend.core import hub, text
 from sae_backend.intake import limits
 from sae_backend.models import Addition
 
 if TYPE_CHECKING:
-    from sae_backend.adding import Held
+    from sae_backend.additions.worker import Held
 
 PREFERRED = (".parquet", ".jsonl", ".ndjson", ".json", ".txt")  # where a repository has its text in several forms
 NO_TEXT = re.compile(r"(^|/)(readme|licen[cs]e|requirements|dataset_info|[^/]*config)[^/]*$", re.IGNORECASE)
@@ -26,15 +29,15 @@ Given = tuple[text.Documents, dict[str, Any]]
 
 
 @contextmanager
-def documents(held: Held) -> Iterator[Given]:
+def of(held: Held) -> Iterator[Given]:
     """The documents, and what has to be kept to read them again."""
     row, field = held.row, held.row.options.get("field") or ""
-    recipe = additions.recipe(row)
+    recipe = wishes.recipe(row)
     if row.origin == Addition.Origin.UPLOAD:
-        with storage.current().reading(f"{additions.TEXTS}/{row.text_sha256}") as here:
+        with storage.current().reading(f"{texts.TEXTS}/{row.text_sha256}") as here:
             yield text.documents(here / "text", field, name=row.source), recipe
     elif row.origin == Addition.Origin.FOLDER:
-        path = Path(row.source) if row.options.get("anywhere") else additions.allowed_folder(row.source)
+        path = Path(row.source) if row.options.get("anywhere") else allowed_folder(row.source)
         yield text.documents(path, field, tuple(row.options.get("suffixes") or ())), recipe
     else:
         with _of_the_hub(held, field) as (found, commit):
@@ -77,7 +80,7 @@ def chosen(files: Collection[str], options: dict[str, Any], where: str) -> list[
     """The files of a repository that hold the text asked for, in order; TextError says what there is instead."""
     readable = sorted(name for name in files if text.kind(name) and not NO_TEXT.search(name))
     if pattern := options.get("files"):
-        found = additions.matching(readable, pattern)
+        found = [name for name in readable if fnmatch.fnmatchcase(name, pattern)]  # whose * goes over slashes
         if not found:
             raise text.TextError(f"no file of {where} that can be read matches {pattern!r}: {_some(readable, files)}")
         return found

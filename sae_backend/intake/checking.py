@@ -33,9 +33,9 @@ from sae_backend.core.language_model import LM, LanguageModelError
 from sae_backend.core.run import RunError
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.trial import Trial, trial
-from sae_backend.importing import Held, carry_out, check_step
 from sae_backend.intake import fits, hub, limits
 from sae_backend.intake.errors import explained
+from sae_backend.intake.importing import Held, carry_out, check_step
 from sae_backend.intake.receiving import folder, keep_file
 from sae_backend.intake.sources import unpacked
 from sae_backend.models import Dataset, LanguageModel, Sae, SaeImport
