@@ -46,8 +46,8 @@ class Normalised:
 class Peer:
     def __init__(self, job: Job, dtype: str) -> None:
         self.job, self.folder = job, job.folder / dtype
-        self.tokenizer = AutoTokenizer.from_pretrained(job.lm)
-        self.lm = AutoModel.from_pretrained(job.lm, dtype=getattr(torch, dtype))
+        self.tokenizer = AutoTokenizer.from_pretrained(job.lm, trust_remote_code=False)
+        self.lm = AutoModel.from_pretrained(job.lm, dtype=getattr(torch, dtype), trust_remote_code=False)
         sae = Normalised(job.sae, self.lm.dtype)
         self.encode = {HOOK: partial(sae_dense_latents, sae=sae)}
         self.at_once = contexts_at_once(job, self.lm.config.n_positions, sae.num_latents)

@@ -71,7 +71,7 @@ class Peer:
 def _language_model(folder: str, dtype: torch.dtype) -> HookedSAETransformer:
     """What from_pretrained_no_processing does; that itself takes only names that it knows."""
     cfg = get_pretrained_model_config(folder, device="cpu", dtype=dtype)
-    lm = HookedSAETransformer(cfg, AutoTokenizer.from_pretrained(folder))
+    lm = HookedSAETransformer(cfg, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
     plain = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False)
     lm.load_and_process_state_dict(get_pretrained_state_dict(folder, cfg, dtype=dtype), **plain)
     return lm

@@ -1,4 +1,4 @@
-"""Language models and text of the Hugging Face hub, or of a mirror that HF_ENDPOINT names: looked at, then downloaded.
+"""The Hugging Face hub, or a mirror that HF_ENDPOINT names: what a repository holds, and its files one by one.
 
 Nothing of a repository is run. `token` is True for the one that this machine has, False for what everybody may read.
 """
@@ -15,9 +15,20 @@ from typing import Any, Literal
 
 SECONDS = 30.0  # for one answer
 MOST_FILES = 200_000
-_NAME = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?", re.ASCII)
-_REVISION = re.compile(r"[\w][\w./-]{0,199}", re.ASCII)
+LONGEST_PATH = 400  # characters
+PART = r"[\w][\w.-]{0,95}"  # of a name, before or after its slash
+REVISION = r"[\w][\w./-]{0,199}"
+_NAME = re.compile(rf"{PART}(/{PART})?", re.ASCII)
+_REVISION = re.compile(REVISION, re.ASCII)
+Kind = Literal["repository", "model", "dataset"]  # of an SAE, a language model, text
 Report = Callable[[int], None]
+
+# What else may be done where the hub does not give something, for each kind: what is closed, and what is away.
+_TOKEN = "staff may add it once the workers have, as HF_TOKEN, the token of an account that may read it"
+CLOSED = {"repository": "download it, if you may, and upload the files here", "model": _TOKEN, "dataset": _TOKEN}
+_FOLDER = "give a folder of the server's"
+ILL = "the hub answers with status {status}, which may pass: try again in a while"
+INSTEAD = {"repository": "upload the files", "model": _FOLDER, "dataset": _FOLDER}
 
 
 class HubError(Exception):
@@ -26,30 +37,31 @@ class HubError(Exception):
 
 @dataclass(frozen=True)
 class Repository:
-    """What a repository holds at one commit."""
+    """What a repository, or a folder of it, holds at one commit."""
 
-    kind: Literal["model", "dataset"]
+    kind: Kind
     name: str
     commit: str
     files: dict[str, int]  # bytes, by path
     token: bool
 
     @property
-    def what(self) -> str:
-        return f"{self.kind} {self.name}"
+    def size(self) -> int:
+        return sum(self.files.values())
 
 
-def look(kind: Literal["model", "dataset"], name: str, revision: str = "", token: bool = True) -> Repository:
-    """Ask for a repository's files at a branch, tag or commit."""
+def look(kind: Kind, name: str, revision: str = "", folder: str = "", token: bool = True) -> Repository:
+    """Ask for a repository's files at a branch, tag or commit; those whose paths could do harm are left out."""
     check_name(name, revision)
     from huggingface_hub import HfApi, RepoFile
 
-    with _explained(kind, name, revision):
+    where: dict[str, Any] = {"repo_type": _type(kind)}
+    with _explained(kind, name, revision, folder):
         api = HfApi(token=None if token else False)
-        commit = str(api.repo_info(name, revision=revision or None, timeout=SECONDS, repo_type=kind).sha)
+        commit = str(api.repo_info(name, revision=revision or None, timeout=SECONDS, **where).sha)
         files: dict[str, int] = {}
-        for entry in api.list_repo_tree(name, recursive=True, revision=commit, repo_type=kind):
-            if isinstance(entry, RepoFile) and _harmless(entry.path):
+        for entry in api.list_repo_tree(name, folder or None, recursive=True, revision=commit, **where):
+            if isinstance(entry, RepoFile) and _is_harmless(entry.path, folder):
                 files[entry.path] = int(entry.size or 0)
             if len(files) > MOST_FILES:
                 raise HubError(f"the {kind} {name} has more than {MOST_FILES:,} files: choose a smaller one")
@@ -64,27 +76,43 @@ def check_name(name: str, revision: str = "") -> None:
         raise HubError(f"{revision[:100]!r} is no branch, tag or commit on the hub")
 
 
-def _harmless(path: str) -> bool:
-    """A path that stays inside the folder it is downloaded into; the hub is not trusted to give no others."""
-    parts = path.split("/")
-    return len(path) < 500 and path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(parts)
+def _type(kind: Kind) -> str:
+    return "dataset" if kind == "dataset" else "model"
+
+
+def _is_harmless(path: str, folder: str) -> bool:
+    """Whether a path stays inside the folder that was asked for, and hides nothing: the hub is not trusted for that."""
+    plain = len(path) <= LONGEST_PATH and path.isprintable() and "\\" not in path
+    return plain and path.startswith(f"{folder}/" if folder else "") and not re.search(r"(^|/)(\.|/|$)", path)
 
 
 def fetch(repository: Repository, path: str, report: Report = lambda _: None, into: Path | None = None) -> Path:
-    """Download one file, into the cache that language models are loaded from, or a folder; `report` takes its bytes."""
+    """Download one file, into the cache that language models are loaded from, or a folder.
+
+    `report` takes its bytes; what that raises ends the download, or, where the hub's own client in Rust is at it and
+    hears nothing, comes once the file is there.
+    """
     from huggingface_hub import hf_hub_download
 
-    with _explained(repository.kind, repository.name, repository.commit):
-        return Path(
-            hf_hub_download(
-                repository.name, path, repo_type=repository.kind, revision=repository.commit, local_dir=into,
-                token=None if repository.token else False, tqdm_class=_reporting(report),
-            )
-        )  # fmt: skip
+    raised: list[Exception] = []
+    with _explained(repository.kind, repository.name, repository.commit, path):
+        try:
+            here = Path(
+                hf_hub_download(
+                    repository.name, path, repo_type=_type(repository.kind), revision=repository.commit, local_dir=into,
+                    token=None if repository.token else False, tqdm_class=_reporting(report, raised),
+                )
+            )  # fmt: skip
+        finally:
+            if raised:
+                raise raised[0]
+    if here.stat().st_size != repository.files[path]:
+        raise HubError(f"{path} of {repository.name} did not arrive whole: try again")
+    return here
 
 
-def _reporting(report: Report) -> Any:
-    """A progress bar that draws nothing; what `report` raises ends the download."""
+def _reporting(report: Report, raised: list[Exception]) -> Any:
+    """A progress bar that draws nothing; what `report` raises is kept beside."""
     from tqdm import tqdm
 
     class Reporting(tqdm):
@@ -94,65 +122,66 @@ def _reporting(report: Report) -> Any:
 
         def update(self, n: float | None = 1) -> None:
             self._so_far += int(n or 0)
-            report(self._so_far)
+            try:
+                report(self._so_far)
+            except Exception as error:
+                raised.append(error)
+                raise
 
     return Reporting
 
 
-@contextmanager
-def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
-    """Each way in which the hub says no, as a sentence."""
-    from huggingface_hub import errors
+# ---- how the hub says no -----------------------------------------------------------------------------
 
+
+@contextmanager
+def _explained(kind: Kind, name: str, revision: str, place: str = "") -> Iterator[None]:
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise HubError(
-            f"the {kind} {name} is gated: accept its terms on the hub, and give the workers, as HF_TOKEN, a token of "
-            "the account that did; staff of this site may then add it"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(f"the {kind} {name} has no revision {revision or 'main'}: see its page on the hub") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise _away(error) from error
-    except errors.EntryNotFoundError as error:
-        raise HubError(f"a file of the {kind} {name} is gone from the hub: {_first(error)}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise HubError(
-            f"the hub has no {kind} {name}, or it is private: check the spelling; for a private one the workers need a "
-            "token that may read it, as HF_TOKEN"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise _by_status(kind, name, error) from error
-    except errors.HFValidationError as error:
-        raise HubError(f"the hub knows no such name: {_first(error)}") from error
-    except (errors.OfflineModeIsEnabled, OSError) as error:
-        raise _away(error) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] .startswith(("httpx", "httpcore")):
-            raise _away(error) from error
-        raise
+        sentence = _sentence(error)
+        if not sentence:  # not the hub's
+            raise
+        said = {"what": f"{kind} {name}", "revision": revision or "main", "place": place or "such file or folder"}
+        other = {"status": _status(error), "first": _first(error), "closed": CLOSED[kind], "instead": INSTEAD[kind]}
+        raise HubError(sentence.format(**said, **other)) from error
 
 
-def _by_status(kind: str, name: str, error: Exception) -> HubError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return HubError(
-            f"the hub does not give the {kind} {name} to this site (status {status}): it is private or gated; the "
-            "workers need a token that may read it, as HF_TOKEN"
-        )
-    if status == 404:
-        return HubError(f"the hub has no {kind} {name}: check the spelling")
-    return HubError(f"the hub answers with status {status}, which may pass: try again in a while")
-
-
-def _away(error: Exception) -> HubError:
+def _sentence(error: Exception) -> str:
+    """What to say of an error, by the first kind that it is of; "" where it is of none."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return HubError("this worker's disk has no room for what the hub sends: make some, then try again")
-    return HubError(
-        f"this worker cannot reach the hub ({_first(error)}): see its network, HF_ENDPOINT and HF_HUB_OFFLINE, and try "
-        "again; or give a folder of the server's"
+        return "this worker's disk has no room for what the hub sends: make some, then try again"
+    return next((sentence for kind, sentence in _table(_status(error)) if isinstance(error, kind)), "")
+
+
+def _table(status: int | None) -> list[tuple[type[Exception], str]]:
+    import httpx2  # the hub's client
+    from huggingface_hub import errors
+
+    by_status = {
+        401: "the hub does not give the {what} to this site (status {status}): {closed}",
+        403: "the hub does not give the {what} to this site (status {status}): {closed}",
+        404: "the hub has no {what}: check the spelling",
+    }
+    away = (
+        "this worker cannot reach the hub ({first}): see its network, HF_ENDPOINT and HF_HUB_OFFLINE, and try again; "
+        "or {instead}"
     )
+    return [
+        (errors.GatedRepoError, "the {what} is gated, for those who have accepted its terms on the hub: {closed}"),
+        (errors.RevisionNotFoundError, "the {what} has no revision {revision}: see its page on the hub"),
+        (errors.LocalEntryNotFoundError, away),
+        (errors.EntryNotFoundError, "the {what} has no {place} at {revision}: see its files on the hub"),
+        (errors.RepositoryNotFoundError, "the hub has no {what}, or it is private: check the spelling; {closed}"),
+        (errors.HfHubHTTPError, by_status.get(status or 0, ILL)),
+        (errors.HFValidationError, "the hub knows no such name: {first}"),
+        (httpx2.HTTPError, away),
+        (OSError, away),
+    ]  # fmt: skip
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _first(error: Exception) -> str:

@@ -102,7 +102,8 @@ class LM:
         shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
         twin = copy.deepcopy(self.hf, shared)
         return TransformerBridge.boot_transformers(
-            self.source, hf_model=twin, tokenizer=self.tokenizer, device=str(self.device), dtype=self.dtype
+            self.source, hf_model=twin, tokenizer=self.tokenizer, device=str(self.device), dtype=self.dtype,
+            trust_remote_code=False,
         ).eval()
 
     def layer_of(self, hook_name: str) -> int:
@@ -341,7 +342,9 @@ def load(source: str, dtype: torch.dtype = torch.float32, device: str = "cpu", r
     logging.disable_progress_bar()  # of reading the weights: noise in a terminal, and in a worker's log
     tokenizer = load_tokenizer(source, revision)
     with _explained(source):
-        hf = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, use_safetensors=True)
+        hf = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     return LM(hf.to(device), tokenizer, source)  # type: ignore[arg-type]  # their decorator hides the method's type
 
 

@@ -1,7 +1,7 @@
 """Checkpoints on their way in: from a browser, a program, the shell or the hub to the worker that imports them.
 
 Free of torch but for what workers call. receiving.py takes bytes, steps.py a person's wishes, sources.py lays out what
-a worker reads, hub.py downloads.
+a worker reads, from_hub.py downloads.
 """
 
 from __future__ import annotations

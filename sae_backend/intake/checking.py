@@ -21,23 +21,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from django.conf import settings
-from django.db import transaction
 from django.db.models.functions import Now
 
-from sae_backend import intake, kept, packing, queue, storage, store
-from sae_backend.core import checkpoints, precision
+from sae_backend import intake, kept, packing, queue, store
+from sae_backend.core import checkpoints, hub, precision
 from sae_backend.core.checkpoints import CheckpointError, checks
 from sae_backend.core.detected import Check, Detected, Question
 from sae_backend.core.language_model import LM, LanguageModelError
 from sae_backend.core.run import RunError
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.trial import Trial, trial
-from sae_backend.intake import fits, hub, limits
+from sae_backend.intake import fits, from_hub
 from sae_backend.intake.errors import explained
 from sae_backend.intake.importing import Held, carry_out, check_step
-from sae_backend.intake.receiving import folder, keep_file
-from sae_backend.intake.sources import unpacked
 from sae_backend.models import Dataset, LanguageModel, Sae, SaeImport
 from sae_backend.pulse import Abandoned
 
@@ -56,7 +52,7 @@ def _check(held: Held) -> None:
     error = ""
     try:
         _look(held, report)
-    except (CheckpointError, LanguageModelError, RunError, intake.IntakeError) as refused:
+    except (CheckpointError, LanguageModelError, RunError, hub.HubError, intake.IntakeError) as refused:
         error = str(refused)
         _ask(report, getattr(refused, "question", None))
     report["seconds"] = round(time.monotonic() - began, 2)
@@ -67,7 +63,8 @@ def _look(held: Held, report: dict[str, Any]) -> None:
     """Everything, into the report as it is found, so that what was found before an error is kept."""
     row = held.row
     if row.from_hub:
-        _download(held, report)
+        came = row.report.get("hub") if row.files.exists() else None  # those that are here stay
+        report["hub"] = came or from_hub.bring(row, held.pulse.report)
     with explained(), intake.source_of(row) as source:
         held.pulse.report(0)
         detected = checkpoints.detect(source, **row.options)
@@ -195,37 +192,3 @@ def _name(report: dict[str, Any]) -> str:
     hub_id = (report.get("hub") or {}).get("id", "")
     place = hub_id or " ".join(filter(None, (found["lm_name"], found["hook_name"])))
     return f"{place or found['format_title']} {found['d_sae']}"[:200]
-
-
-# ---- from the hub --------------------------------------------------------------------------------
-
-
-def _download(held: Held, report: dict[str, Any]) -> None:
-    """Bring the files of a hub id to where uploaded ones are; those that are here stay."""
-    row = held.row
-    if row.files.exists() and row.report.get("hub"):
-        report["hub"] = row.report["hub"]
-        return
-    wanted = hub.parsed(row.source)
-    with explained():
-        listed = hub.listing(wanted, settings.UPLOAD_MAX_BYTES)
-        _make_room(row, listed)
-        held.pulse.report(0)
-        into = unpacked(row.pk)
-        found = hub.download(wanted, listed, into / "hub")
-        for name, path in found.items():
-            held.pulse.report(0)
-            keep_file(row, name, path)
-    report["hub"] = {"id": str(wanted), "commit": listed.commit, "bytes": listed.total}
-
-
-def _make_room(row: SaeImport, listed: hub.Listed) -> None:
-    """Forget what an attempt that was cut off has stored, and count what is to come."""
-    row.files.all().delete()
-    storage.current().remove(folder(row))
-    into = unpacked(row.pk)
-    into.mkdir(parents=True, exist_ok=True)
-    with transaction.atomic():
-        limits.one_by_one(row.owner)
-        limits.check_adding(row, listed.total)
-    limits.check_room(into, listed.total)

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from sae_backend import queue, storage
 from sae_backend.core.detected import OPTIONS, Option, choices_of
-from sae_backend.intake import hub, limits, receiving
+from sae_backend.intake import from_hub, limits, receiving
 from sae_backend.intake.errors import IntakeError, Malformed, Unavailable
 from sae_backend.models import Dataset, LanguageModel, SaeImport
 
@@ -28,7 +28,7 @@ UNSET: Any = object()
 
 def open_import(owner: Any, name: str = "", hub_id: str = "") -> SaeImport:
     """Begin an import that files are sent to, or one from the hub; IntakeError where there may be no more."""
-    source = str(hub.parsed(hub_id)) if hub_id else ""
+    source = str(from_hub.parsed(hub_id)) if hub_id else ""
     with transaction.atomic():
         limits.one_by_one(owner)
         limits.check_opening(owner)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from django.db import connections
+
 from sae_backend import intake
+from sae_backend.intake import checking
 from sae_backend.models import SaeImport
 from tests.backend import demo, messages
 
@@ -32,3 +37,18 @@ def checked(row: SaeImport, **choices: Any) -> SaeImport:
     intake.check(row, **choices)
     messages.carry_out()
     return fresh(row)
+
+
+def elsewhere(pk: int) -> None:
+    """Check it with a connection of another worker."""
+    checking.check_import(pk)
+    connections.close_all()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for another thread; what never comes fails the test."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come")

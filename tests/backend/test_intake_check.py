@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from django.db import connections
 from safetensors.torch import load_file, save_file
 
 from sae_backend import cleaning, intake, jobs, locks, queue, storage
@@ -22,7 +21,7 @@ from sae_backend.intake.receiving import folder, incoming
 from sae_backend.intake.sources import unpacked
 from sae_backend.models import Dataset, LanguageModel, Run, Sae, SaeImport
 from tests.backend import demo, messages
-from tests.backend.imports import HOOK, SAE, STEP, checked, fresh, opened
+from tests.backend.imports import HOOK, SAE, STEP, checked, elsewhere, fresh, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
 State = SaeImport.State
@@ -214,12 +213,6 @@ def test_a_check_that_is_killed_is_done_again_and_not_for_ever(dataset: Dataset)
     SaeImport.objects.update(attempts=5)
     checking.check_import(row.pk)
     assert fresh(row).state == State.WAITING and "5 workers ended while they read" in fresh(row).error
-
-
-def elsewhere(pk: int) -> None:
-    """With a connection of another worker."""
-    checking.check_import(pk)
-    connections.close_all()
 
 
 def test_a_check_that_another_worker_has_or_that_was_cancelled_is_left_alone(dataset: Dataset) -> None:

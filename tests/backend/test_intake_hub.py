@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sae_backend import intake, storage
+from sae_backend.intake import from_hub
 from sae_backend.intake.receiving import folder
 from sae_backend.models import Dataset, SaeImport, UploadFile
+from sae_backend.pulse import Pulse
 from tests import hub as stand_in
 from tests.backend import demo, messages
-from tests.backend.imports import SAE, checked
+from tests.backend.imports import SAE, checked, elsewhere, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FILES = {f"a/{path.name}": path.read_bytes() for path in SAE.iterdir()}
@@ -59,11 +63,11 @@ def test_each_way_to_say_no_is_a_sentence_that_says_what_to_do(hub: stand_in.Hub
     hub.add("model", "me/words", {"README.md": b"words"})
     hub.add("model", "me/ill", FILES, status=500)
     assert "is gated" in refusal("me/gated") and "upload the files here" in refusal("me/gated")
-    assert "the hub has no me/nothing, or it is private" in refusal("me/nothing")
+    assert "the hub has no repository me/nothing, or it is private" in refusal("me/nothing")
     assert "has no revision nowhere" in refusal("me/saes@nowhere")
     assert "name the folder that holds the SAE" in refusal("me/saes:elsewhere")
     assert "has no weights" in refusal("me/words")
-    assert "only to some (status 403)" in refusal("me/closed")
+    assert "does not give the repository me/closed to this site (status 403)" in refusal("me/closed")
     assert "status 500, which may pass" in refusal("me/ill")
     settings.UPLOAD_MAX_BYTES = 1000
     assert "1000 bytes are allowed here" in refusal("me/saes")
@@ -85,9 +89,50 @@ def test_a_hub_that_is_away_is_a_sentence_that_names_the_network(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "the worker cannot reach the hub" in refusal("me/saes") and "HF_ENDPOINT" in refusal("me/saes")
+    assert "this worker cannot reach the hub" in refusal("me/saes") and "HF_ENDPOINT" in refusal("me/saes")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "the worker cannot reach the hub" in refusal("me/saes")
+    assert "this worker cannot reach the hub" in refusal("me/saes")
+
+
+def test_files_that_would_be_called_the_same_here_are_refused_and_found_by_their_folder(
+    hub: stand_in.Hub, dataset: Dataset
+) -> None:
+    deep = "a/1/2/3/4/5"
+    hub.add("model", "me/deep", {f"{n}/{deep}/{path}": data for n in "xy" for path, data in FILES.items()})
+    assert "would be called" in refusal("me/deep") and "name the folder of one SAE" in refusal("me/deep")
+    assert checked(intake.open_import(None, hub_id=f"me/deep:y/{deep}")).report["trial"]["state"] == "ok"
+
+
+def test_paths_that_leave_the_folder_hide_or_are_too_long_are_not_downloaded(hub: stand_in.Hub) -> None:
+    climbing = ["../up.pt", "a/../../up.pt", "/abs.pt", "a//b.pt", "a\\b.pt"]
+    others = [".cache/x.pt", "a/.hidden.pt", "x" * 398 + ".pt", "a\n.pt"]
+    hub.add("model", "me/evil", {name: b"x" for name in [*climbing, *others, "good.pt"]})
+    row = checked(intake.open_import(None, hub_id="me/evil"))
+    assert [file.name for file in row.files.all()] == ["good.pt"]
+
+
+def test_a_download_ends_when_its_import_is_cancelled(
+    hub: stand_in.Hub, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WORKER_HEARTBEAT_SECONDS = 0.05
+    settings.CHECK_SECONDS = 0.0  # which a download does not count for
+    hub.add("model", "me/saes", FILES, slow=threading.Event())
+    pulses: list[Pulse] = []
+    bring = from_hub.bring
+    monkeypatch.setattr(from_hub, "bring", lambda row, report: (pulses.append(report.__self__), bring(row, report))[1])
+    row = intake.open_import(None, hub_id="me/saes")
+    intake.check(row)
+    messages.forget()
+    with ThreadPoolExecutor(1) as worker:
+        done = worker.submit(elsewhere, row.pk)
+        until(lambda: any(asked.startswith("GET /me/saes/resolve") for asked in hub.requests))
+        assert intake.cancel(row)
+        until(lambda: pulses[0]._lost.is_set())
+        hub.repos["model", "me/saes"].slow.set()  # type: ignore[union-attr]
+        done.result()
+    assert not [asked for asked in hub.requests if "safetensors" in asked and "resolve" in asked]
+    row.refresh_from_db()
+    assert row.state == SaeImport.State.CANCELLED and not row.files.exists()
 
 
 def test_files_are_not_sent_to_an_import_from_the_hub(hub: stand_in.Hub) -> None:

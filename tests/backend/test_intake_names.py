@@ -7,7 +7,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from sae_backend.intake.errors import Malformed
-from sae_backend.intake.hub import HubId, parsed
+from sae_backend.intake.from_hub import HubId, parsed
 from sae_backend.intake.names import MAX_SEGMENT, cleaned, collides
 
 
