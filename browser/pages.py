@@ -13,7 +13,10 @@ from django.shortcuts import render
 from django.utils.cache import get_conditional_response
 from django.utils.http import quote_etag
 
+from browser.queries.saes import ResolvedSae
 from sae_backend.models import Run
+
+DAY = 86400
 
 
 class Page(Protocol):
@@ -48,13 +51,29 @@ def version() -> str:
 
 
 def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: int = 0) -> HttpResponse:
-    """Build a page that a live run (and `more`) decides, or answer 304 to whoever has it already."""
-    who = request.user.get_username()  # whom the head of the page names
-    shown = f"{run.sae.name}/{run.sae.slug}/{run.sae.about}/{run.state}/{run.pinned}/{who}"
-    names = hashlib.sha256(shown.encode()).hexdigest()[:8]
-    etag = quote_etag(f"{run.pk}-{version()}-{names}-{more}")
+    """Build a page that a live run (and `more`) decides, or answer 304 to whoever has it already.
+
+    It is asked for every time: its head names who is logged in, and its style sheets change with the site.
+    """
+    who = request.user.get_username()
+    return _fresh(request, run, build, f"{more}/{who}", "no-cache")
+
+
+def kept(
+    request: HttpRequest, resolved: ResolvedSae, build: Callable[[], HttpResponse], age: int = DAY
+) -> HttpResponse:
+    """The same for what names nobody: what a pinned run says never changes, so everybody may keep it so long."""
+    control = f"public, max-age={age}, immutable" if resolved.pinned else "no-cache"
+    return _fresh(request, resolved.run, build, "", control)
+
+
+def _fresh(
+    request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: str, control: str
+) -> HttpResponse:
+    shown = f"{run.sae.name}/{run.sae.slug}/{run.sae.about}/{run.state}/{run.pinned}/{more}"
+    etag = quote_etag(f"{run.pk}-{version()}-{hashlib.sha256(shown.encode()).hexdigest()[:8]}")
     response = None if settings.DEBUG else get_conditional_response(request, etag=etag)
     response = response or build()
-    if response.status_code == 200 and not response.has_header("Cache-Control"):
-        response["ETag"], response["Cache-Control"] = etag, "no-cache"
+    if response.status_code in (200, 304) and not response.has_header("Cache-Control"):
+        response["ETag"], response["Cache-Control"] = etag, control
     return response

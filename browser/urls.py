@@ -7,7 +7,7 @@ from django.urls import path, re_path, register_converter
 from django.views.generic import RedirectView
 
 from browser.converters import ChangeConverter, KeepingConverter, SaeConverter
-from browser.views import accounts, imports, latents, management, runs, saes, site, sources, uploads
+from browser.views import accounts, imports, latents, management, runs, saes, sharing, site, sources, uploads
 
 register_converter(SaeConverter, "sae")
 register_converter(ChangeConverter, "change")
@@ -28,6 +28,10 @@ urlpatterns = [
     path("s/<sae:ref>/<int:index>", latents.latent_detail, name="latent_detail"),
     path("s/<sae:ref>/<int:index>.json", latents.latent_json, name="latent_json"),
     path("s/<sae:ref>/<int:index>/contexts", latents.latent_contexts, name="latent_contexts"),
+    path("s/<sae:ref>/<int:index>/cite", sharing.latent_cite, name="latent_cite"),
+    path("s/<sae:ref>/<int:index>/cite.json", sharing.latent_cite_json, name="latent_cite_json"),
+    path("s/<sae:ref>/<int:index>/embed", sharing.latent_embed, name="latent_embed"),
+    path("s/<sae:ref>/<int:index>/card.png", sharing.latent_card, name="latent_card"),
     path("s/<sae:ref>/settings", management.sae_settings_page, name="sae_settings"),
     path("s/<sae:ref>/runs/<int:number>/<keeping:action>", management.run_keep, name="run_keep"),
     path(
@@ -39,7 +43,7 @@ urlpatterns = [
     path("s/<sae:ref>/", saes.without_slash),
     path("s/<sae:ref>/<int:index>/", saes.without_slash),
     path("s/<slug:slug>", saes.sae_by_name, name="sae_by_name"),
-    re_path(r"^s/(?P<slug>[-\w]+)(?P<rest>[/.].*)$", saes.sae_by_name),
+    re_path(r"^s/(?P<slug>[-\w]+)(?P<rest>(?:@r\d{1,9})?(?:[/.].*)?)$", saes.sae_by_name),
     path("jobs", runs.run_list, name="run_list"),
     path("jobs.json", runs.run_list_json, name="run_list_json"),
     path("jobs/live", runs.runs_live, name="runs_live"),
@@ -96,6 +100,7 @@ urlpatterns = [
     path("account/tokens", accounts.token_create, name="token_create"),
     path("account/tokens/<int:pk>/revoke", accounts.token_revoke, name="token_revoke"),
     path("account/password", accounts.password_change, name="password_change"),
+    path("oembed", sharing.oembed, name="oembed"),
     path("go", site.jump, name="jump"),
     path("healthz", site.healthz, name="healthz"),
     path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 
 from sae_backend import locks, queue, runs, slugs
 from sae_backend.core.config import RunConfig
@@ -74,6 +75,12 @@ def pin(run: Run, pinned: bool) -> None:
     if run.state == Run.State.DROPPED:
         raise ManagingError(f"r{run.number} is dropped: there is nothing left to keep")
     Run.objects.filter(pk=run.pk).update(pinned=pinned)
+
+
+def share(run: Run) -> None:
+    """Remember that a link pinned to a run was given out or followed: from now on no cleaning drops it."""
+    if run.shared_at is None:
+        Run.objects.filter(pk=run.pk, shared_at=None).update(shared_at=timezone.now())
 
 
 def drop(run: Run) -> None:

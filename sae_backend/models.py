@@ -133,6 +133,7 @@ class Run(models.Model):
     tokens_done = models.BigIntegerField(default=0)
     summary = models.JSONField(default=dict)  # figures of the SAE and run: store.SUMMARY says which
     pinned = models.BooleanField(default=False)
+    shared_at = models.DateTimeField(null=True)  # a link pinned to it was first given out or followed
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="runs")  # who asked
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)

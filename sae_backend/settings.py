@@ -27,8 +27,11 @@ DEVICE = env("DEVICE", default="auto")  # "auto", "cpu", "cuda", "cuda:1" …
 COMPUTE_DTYPE = env("COMPUTE_DTYPE", default="auto")  # "auto", "float32", "bfloat16"
 WORKER_HEARTBEAT_SECONDS = env.float("WORKER_HEARTBEAT_SECONDS", default=5.0)
 STALLED_SECONDS = env.float("STALLED_SECONDS", default=60.0)  # a claim without a heartbeat for so long is free again
-# Superseded runs keep their pinned links alive; with a number of days they are dropped so long after, unless pinned.
+# Superseded runs keep their pinned links alive; with a number of days they are dropped so long after, unless somebody
+# keeps them or has shared such a link.
 DROP_RETIRED_AFTER_DAYS = env.float("DROP_RETIRED_AFTER_DAYS", default=0.0)  # 0 keeps them for ever
+# Sites that may show a latent's embed in a frame, as Content-Security-Policy spells them; 'none' for none
+EMBED_FRAME_ANCESTORS = env.list("EMBED_FRAME_ANCESTORS", default=["*"])
 # Whether people who are not logged in may change things; the launcher of one machine sets it.
 OPEN_TO_ALL = env.bool("OPEN_TO_ALL", default=False)
 # Folders of the workers' host that staff may add language models and text from; none unless named

@@ -233,9 +233,9 @@ def _attach(run_id: int) -> None:
 
 
 def drop_retired(grace_seconds: float = 3600.0) -> list[int]:
-    """Drop retired runs past their grace, unless pinned; which runs. Needs autocommit."""
+    """Drop retired runs past their grace, unless pinned or shared; which runs. Needs autocommit."""
     cutoff = timezone.now() - timedelta(seconds=grace_seconds)
-    old = Run.objects.filter(state=Run.State.RETIRED, retired_at__lt=cutoff, pinned=False)
+    old = Run.objects.filter(state=Run.State.RETIRED, retired_at__lt=cutoff, pinned=False, shared_at=None)
     dropped = [pk for pk in old.values_list("pk", flat=True) if old.filter(pk=pk).update(state=Run.State.DROPPED)]
     drop_leftovers()
     return dropped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from django.db.models import Q
 from django.urls import Resolver404, resolve, reverse
@@ -31,9 +31,17 @@ def meaning(words: str, here: str, host: str) -> str:
     raise _nothing(words)
 
 
+def split(words: str) -> SplitResult | None:
+    """The parts of an address; None for what is none."""
+    try:
+        return urlsplit(words) if words.isprintable() else None
+    except ValueError:  # an open bracket, say
+        return None
+
+
 def _own_url(words: str, host: str) -> str | None:
-    parts = urlsplit(words)
-    if parts.scheme not in {"http", "https"} or parts.netloc != host:
+    parts = split(words)
+    if parts is None or parts.scheme not in {"http", "https"} or parts.netloc != host:
         return None
     try:
         resolve(parts.path)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import unescape
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import numpy as np
 from django.http import QueryDict
+from django.urls import reverse
+from django.utils.html import strip_tags
 from django.utils.safestring import SafeString
 
-from browser import charts, figures
+from browser import charts, figures, pages
 from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
@@ -144,7 +147,24 @@ class LatentPage:
     @property
     def pinned(self) -> str:
         """The address that names the run."""
-        return f"{self.resolved.sae.public_id}@r{self.resolved.run.number}"
+        return self.resolved.pin
+
+    @property
+    def path(self) -> str:
+        return reverse("latent_detail", args=[self.address, self.index])
+
+    @property
+    def says(self) -> str:
+        """The latent in one sentence, for whoever sees only a link to it."""
+        if self.dead:
+            return f"It never fired on {self.tokens:,} tokens."
+        words = strip_tags(str(self.strongest).replace("><", "> · <"))
+        return f"Strongest on {unescape(words)}; fires on 1 in {self.one_in:,} tokens."
+
+    @property
+    def picture(self) -> str:
+        """The address of its card; another version of the site may draw another."""
+        return f"{reverse('latent_card', args=[self.pinned, self.index])}?v={pages.version()}"
 
     @property
     def query(self) -> str:

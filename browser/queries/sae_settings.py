@@ -38,7 +38,8 @@ class RunRow:
     def if_dropped(self) -> str:
         """What dropping does, said plainly."""
         if self.run.state == Run.State.RETIRED:
-            return f"Links to {self.address} will say that it was dropped; this cannot be undone"
+            given_out = ", which have been given out," if self.run.shared_at else ""
+            return f"Links to {self.address}{given_out} will say that it was dropped; this cannot be undone"
         return "It can then not be resumed any more"
 
 

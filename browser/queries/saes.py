@@ -24,7 +24,12 @@ class ResolvedSae:
     @property
     def address(self) -> str:
         """What stands after /s/ in the links of its pages."""
-        return f"{self.sae.public_id}@r{self.run.number}" if self.pinned else self.sae.public_id
+        return self.pin if self.pinned else self.sae.public_id
+
+    @property
+    def pin(self) -> str:
+        """The address that names the run, whether or not this one does."""
+        return f"{self.sae.public_id}@r{self.run.number}"
 
 
 def all_saes() -> QuerySet[Sae]:

@@ -8,20 +8,17 @@ from django.urls import reverse
 from django.utils.cache import patch_cache_control
 from django.views.decorators.http import require_safe
 
-from browser import pages
+from browser import links, pages
 from browser.errors import NotReady
-from browser.queries import latent_data, latent_page, latents, saes
+from browser.queries import latent_data, latent_page, latents
 from browser.queries.latent_page import View
-from browser.queries.saes import ResolvedSae
-
-DAY = 86400
 
 
 @require_safe
 def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Show one latent; an SAE that is not computed yet shows its progress instead."""
     try:
-        resolved = saes.resolve(ref)
+        resolved = links.opened(ref)
     except NotReady:
         return redirect("sae_detail", ref)
     view = View.of(request.GET)
@@ -33,41 +30,33 @@ def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 @require_safe
 def latent_contexts(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Only the contexts of the interval that the query string names, for the page to put in place."""
-    resolved, view = saes.resolve(ref), View.of(request.GET)
+    resolved, view = links.opened(ref), View.of(request.GET)
 
     def build() -> HttpResponse:
         return pages.show(request, latent_page.contexts(resolved, index, view))
 
-    return _kept(resolved, pages.of_run(request, resolved.run, build))
+    return pages.kept(request, resolved, build)
 
 
 @require_safe
 def latent_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Everything the page shows, and all examples, for programs."""
-    resolved = saes.resolve(ref)
-    address = f"{resolved.sae.public_id}@r{resolved.run.number}"
-    url = request.build_absolute_uri(reverse("latent_detail", args=[address, index]))
+    resolved = links.opened(ref)
+    url = links.absolute(request, "latent_detail", resolved.pin, index)
 
     def build() -> HttpResponse:
         return pages.as_json({"url": url, **latent_data.data(resolved, index)})
 
-    return _kept(resolved, pages.of_run(request, resolved.run, build))
+    return pages.kept(request, resolved, build)
 
 
 @require_safe
 def latent_random(request: HttpRequest, ref: str) -> HttpResponse:
     """Go to a random latent that fired, looked at as the query string says."""
-    resolved = saes.resolve(ref)
+    resolved = links.opened(ref)
     index = latents.random_index(resolved)
     response = redirect(
         reverse("latent_detail", args=[resolved.address, index]) + View.of(request.GET).query(context="")
     )
     patch_cache_control(response, no_store=True)
-    return response
-
-
-def _kept(resolved: ResolvedSae, response: HttpResponse) -> HttpResponse:
-    """What a pinned run says never changes, so it may be kept a day; the live one is asked every time."""
-    if resolved.pinned:
-        response.headers["Cache-Control"] = f"public, max-age={DAY}"
     return response

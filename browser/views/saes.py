@@ -12,7 +12,7 @@ from django.utils.encoding import iri_to_uri
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from browser import pages
+from browser import links, pages
 from browser.errors import NotReady, TooSlow
 from browser.queries import latent_list, runs, sae_list, sae_page, saes
 from browser.queries.columns import COLUMNS
@@ -39,7 +39,7 @@ def sae_list_json(request: HttpRequest) -> HttpResponse:
 def sae_detail(request: HttpRequest, ref: str) -> HttpResponse:
     """The SAE's page, or the progress of its first run."""
     try:
-        resolved = saes.resolve(ref)
+        resolved = links.opened(ref)
     except NotReady as waiting:
         return _progress(request, waiting)
     newer = saes.newer_run(resolved)
@@ -63,7 +63,7 @@ def _progress(request: HttpRequest, waiting: NotReady) -> HttpResponse:
 @require_safe
 def sae_json(request: HttpRequest, ref: str) -> HttpResponse:
     try:
-        resolved = saes.resolve(ref)
+        resolved = links.opened(ref)
     except NotReady as waiting:
         found = runs.page(waiting.run.pk).progress if waiting.run else None
         return pages.as_json(sae_page.progress_json(waiting.sae, found))

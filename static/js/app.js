@@ -39,12 +39,32 @@ const theme = () => {
 system.addEventListener("change", () => onTheme.forEach(f => f()));
 
 /* ---- what a click does: data-do names it, data-copy carries the text ------------------------- */
-const actions = { theme, help: () => $("#help").showModal(), cite: () => $("#cite")?.showModal(), link: () => copy(location.href, "Copied link to this view") };
+const actions = { theme, help: () => $("#help").showModal(), link: () => copy(location.href, "Copied link to this view") };
 document.addEventListener("click", ev => {
   const action = ev.target.closest("[data-do]"), text = ev.target.closest("[data-copy]");
   if (action && actions[action.dataset.do]) { $("details.menu[open]")?.removeAttribute("open"); return actions[action.dataset.do](); }
   if (text) return copy(text.dataset.copy);
   if (ev.target.matches("dialog")) ev.target.close();
+});
+
+/* a link to the page that says how to cite: what is on it, in a dialog here; as the address says what is on the screen */
+const cite = async link => {
+  const url = new URL(link.href); url.search = location.search;
+  try {
+    const reply = await fetch(url, { headers: { Accept: "text/html" } });
+    if (!reply.ok) throw new Error(reply.statusText);
+    const said = new DOMParser().parseFromString(await reply.text(), "text/html").getElementById("cite-body");
+    const close = el("form", { method: "dialog", className: "right" }, el("button", { className: "btn", textContent: "Close" }));
+    said.lastElementChild.append(close);
+    const box = el("dialog", { id: "cite", onclose: () => box.remove() }, said);
+    box.setAttribute("aria-labelledby", "cite-h");
+    document.body.append(box); box.showModal();
+  } catch { location.href = url; }
+};
+document.addEventListener("click", ev => {
+  const link = ev.target.closest("a[data-cite]");
+  if (!link || ev.ctrlKey || ev.metaKey || ev.shiftKey || ev.altKey) return;
+  ev.preventDefault(); cite(link);
 });
 
 /* ---- tables: a field that narrows what is already on the page -------------------------------- */

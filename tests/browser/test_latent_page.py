@@ -200,7 +200,7 @@ def test_data_of_a_pinned_run_may_be_kept_and_of_the_live_one_is_asked_for_again
     client: Client, published: Published
 ) -> None:
     pinned = f"/s/{published.sae.public_id}@r3/{ALIVE}.json"
-    assert client.get(pinned).headers["Cache-Control"] == "public, max-age=86400"
+    assert client.get(pinned).headers["Cache-Control"] == "public, max-age=86400, immutable"
     assert "ETag" in client.get(pinned).headers
     assert client.get(published.url(ALIVE, ".json")).headers["Cache-Control"] == "no-cache"
 

@@ -83,6 +83,7 @@ def test_the_jump_box_says_what_it_understood(client: Client) -> None:
         "moon": "the name of several SAEs",
         "<script>": "“&lt;script&gt;”",
         "http://elsewhere.example/s/7f3a9c/5": "Nothing here is called",
+        "http://[": "Nothing here is called",
     }.items():
         response = client.get("/go", {"q": words})
         assert response.status_code == 404 and said in response.content.decode(), words

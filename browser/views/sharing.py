@@ -1,0 +1,91 @@
+"""What is passed on of a latent: its citation, its embed, its picture, and oEmbed, which finds them by its address."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.clickjacking import xframe_options_exempt
+from django.views.decorators.http import require_safe
+
+from browser import card, links, pages
+from browser.errors import NotFound
+from browser.queries import latent_card as cards
+from browser.queries import latent_page
+from browser.queries import oembed as answers
+from browser.queries.latent_page import View
+from browser.queries.latent_share import CitePage, EmbedPage
+from sae_backend import managing
+
+YEAR = 365 * pages.DAY
+XML = "Only JSON is answered here: leave format out, or ask for format=json."
+
+
+@require_safe
+def latent_cite(request: HttpRequest, ref: str, index: int) -> HttpResponse:
+    """How to cite and embed a latent; who asks this passes the run's link on, which keeps the run."""
+    resolved = links.opened(ref)
+    citation = links.citation(request, resolved, index, View.of(request.GET))
+    managing.share(resolved.run)
+    return pages.of_run(request, resolved.run, lambda: pages.show(request, CitePage(citation)))
+
+
+@require_safe
+def latent_cite_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
+    resolved = links.opened(ref)
+    citation = links.citation(request, resolved, index, View.of(request.GET))
+    managing.share(resolved.run)
+    return pages.kept(request, resolved, lambda: pages.as_json(citation.as_json()))
+
+
+@require_safe
+@xframe_options_exempt
+def latent_embed(request: HttpRequest, ref: str, index: int) -> HttpResponse:
+    """A latent without scripts, for a frame of another site; what is wrong is said in the frame too."""
+    try:
+        response = _embed(request, ref, index)
+    except NotFound as error:
+        response = render(request, "browser/embed_not_found.html", {"error": error}, status=error.status)
+    response["Content-Security-Policy"] = (
+        "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+        f"frame-ancestors {' '.join(settings.EMBED_FRAME_ANCESTORS)}"
+    )
+    return response
+
+
+def _embed(request: HttpRequest, ref: str, index: int) -> HttpResponse:
+    resolved, view = links.opened(ref), View.of(request.GET)
+    citation = links.citation(request, resolved, index, view)
+
+    def build() -> HttpResponse:
+        return pages.show(request, EmbedPage(latent_page.page(resolved, index, view), citation))
+
+    return pages.kept(request, resolved, build)
+
+
+@require_safe
+def latent_card(request: HttpRequest, ref: str, index: int) -> HttpResponse:
+    """The picture of a latent for whoever shows a link to it; with the site's version it may be kept a year."""
+    resolved = links.opened(ref)
+    age = YEAR if request.GET.get("v") == pages.version() else pages.DAY
+
+    def build() -> HttpResponse:
+        return HttpResponse(card.draw(cards.facts(resolved, index)), content_type="image/png")
+
+    return pages.kept(request, resolved, build, age)
+
+
+@require_safe
+def oembed(request: HttpRequest) -> HttpResponse:
+    """The embed of the latent whose address is given, as https://oembed.com has it."""
+    if request.GET.get("format", "json") != "json":
+        return pages.as_json({"error": "not implemented", "message": XML}, 501)
+    try:
+        asked = answers.read(request.GET, request.get_host())
+        resolved = links.opened(asked.ref)
+        citation = links.citation(request, resolved, asked.index, asked.view)
+    except NotFound as error:
+        return pages.as_json({"error": error.kind, "message": f"{error.heading}. {error.sentence}"}, error.status)
+    managing.share(resolved.run)
+    home, picture = links.absolute(request, "home"), links.picture(request, resolved, asked.index)
+    return pages.as_json(answers.answer(citation, asked, home, picture))

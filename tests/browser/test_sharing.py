@@ -1,0 +1,180 @@
+"""What is passed on of a latent: citation, embed, picture, oEmbed; and that whoever shares a run keeps it."""
+
+from __future__ import annotations
+
+import json
+import re
+from io import BytesIO
+
+import pytest
+from django.test import Client
+from PIL import Image
+
+from browser import card
+from sae_backend import managing
+from sae_backend.models import Run, Sae
+from tests.browser.latent_rows import ALIVE, DEAD, Published, publish
+
+pytestmark = pytest.mark.django_db
+NASTY = 'x</title><script>alert("1")</script> {50% of $k_2}\\'
+
+
+@pytest.fixture
+def published() -> Published:
+    return publish()
+
+
+def pinned(published: Published, index: int, rest: str = "") -> str:
+    return f"/s/{published.sae.public_id}@r3/{index}{rest}"
+
+
+def rename(published: Published, name: str) -> None:
+    Sae.objects.filter(pk=published.sae.pk).update(name=name)
+
+
+def test_a_citation_names_the_run_and_keeps_the_view(client: Client, published: Published) -> None:
+    said = client.get(published.url(ALIVE, "/cite.json?int=b3&unknown=1")).json()
+    assert said["url"] == f"http://testserver{pinned(published, ALIVE)}?int=b3"
+    assert said["id"] == f"sae:{published.sae.public_id}@r3/{ALIVE}"
+    assert said["bibtex"].startswith(f"@misc{{sae-{published.sae.public_id}-{ALIVE},\n  title = {{Latent {ALIVE} of")
+    assert f"  url   = {{{said['url']}}}" in said["bibtex"]
+    assert re.search(r"  date  = \{\d{4}-\d\d-\d\d\}", said["bibtex"])
+    assert "Run r3 on moonlight, 1,000,000 tokens" in said["bibtex"] and said["plain"].endswith(said["url"])
+    page = client.get(published.url(ALIVE, "/cite?int=b3")).content.decode()
+    assert said["url"] in page and "&lt;iframe src=" in page and "<iframe" not in page
+
+
+def test_a_name_breaks_neither_bibtex_nor_pages(client: Client, published: Published) -> None:
+    rename(published, NASTY)
+    said = client.get(published.url(ALIVE, "/cite.json")).json()
+    assert said["bibtex"].count("{") == said["bibtex"].count("}")
+    assert r"\textbraceleft{}50\% of \$k\_2\textbraceright{}\textbackslash{}" in said["bibtex"]
+    for rest in ("", "/cite", "/embed"):
+        assert "<script>alert" not in client.get(published.url(ALIVE, rest)).content.decode(), rest
+    assert '"1"' not in re.findall(r'title="([^>]*)" width', said["html"])[0]
+
+
+def test_an_embed_has_no_script_and_may_stand_in_any_frame(client: Client, published: Published) -> None:
+    response = client.get(pinned(published, ALIVE, "/embed?int=b3"))
+    page, policy = response.content.decode(), response["Content-Security-Policy"]
+    assert "<script" not in page.lower() and page.count('<li class="ctx"') == 5 and 'data-band="b3"' in page
+    assert "default-src 'none'" in policy and "script-src" not in policy and "frame-ancestors *" in policy
+    assert "X-Frame-Options" not in response and "Cookie" not in response.get("Vary", "")
+    assert all('target="_blank" rel="noopener"' in link for link in re.findall(r"<a [^>]*>", page))
+    for rest in ("", "/cite"):
+        other = client.get(pinned(published, ALIVE, rest))
+        assert other["X-Frame-Options"] == "DENY" and "frame-ancestors 'none'" in other["Content-Security-Policy"]
+
+
+def test_a_site_says_who_may_embed_its_latents(client: Client, published: Published, settings: object) -> None:
+    settings.EMBED_FRAME_ANCESTORS = ["https://wiki.example", "'self'"]  # type: ignore[attr-defined]
+    policy = client.get(pinned(published, ALIVE, "/embed"))["Content-Security-Policy"]
+    assert policy.endswith("frame-ancestors https://wiki.example 'self'")
+
+
+def test_an_embed_of_nothing_says_so_in_its_frame(client: Client, published: Published) -> None:
+    response = client.get(published.url(999, "/embed"))
+    assert response.status_code == 404 and b"numbered 0 to 23" in response.content
+    assert "X-Frame-Options" not in response and "frame-ancestors *" in response["Content-Security-Policy"]
+    managing.share(published.run)
+    Run.objects.filter(pk=published.run.pk).update(state=Run.State.DROPPED)
+    gone = client.get(pinned(published, ALIVE, "/embed"))
+    assert gone.status_code == 410 and b"was dropped" in gone.content
+
+
+@pytest.mark.parametrize("index", [ALIVE, DEAD])
+def test_a_card_is_a_picture_of_the_size_that_is_asked_for(
+    client: Client, published: Published, index: int
+) -> None:
+    response = client.get(pinned(published, index, "/card.png"))
+    image = Image.open(BytesIO(response.content))
+    assert response["Content-Type"] == "image/png" and image.size == (card.WIDTH, card.HEIGHT)
+    assert len(image.getcolors(1 << 20) or []) > 20
+    page = client.get(published.url(index)).content.decode()
+    (url,) = re.findall(r'<meta property="og:image" content="([^"]*)">', page)
+    assert url.startswith(f"http://testserver{pinned(published, index, '/card.png')}?v=")
+    assert client.get(url)["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert client.get(published.url(999, "/card.png")).status_code == 404
+
+
+def test_a_card_draws_no_script_that_it_has_no_letters_for() -> None:
+    assert card.has_glyph("λ") and card.has_glyph(" ") and card.has_glyph("↵") and not card.has_glyph("月")
+
+
+def test_the_page_of_a_latent_says_what_it_is_to_whoever_shows_a_link(client: Client, published: Published) -> None:
+    page = client.get(published.url(ALIVE)).content.decode()
+    assert '<meta name="twitter:card" content="summary_large_image">' in page
+    assert 'content="Strongest on  moon ·  Moon; fires on 1 in 475 tokens."' in page
+    assert 'content="It never fired on 1,000,000 tokens."' in client.get(published.url(DEAD)).content.decode()
+    (oembed,) = re.findall(r'type="application/json\+oembed" href="([^"]*)"', page)
+    assert client.get(oembed).json()["title"].startswith(f"Latent {ALIVE} of sae:")
+
+
+def test_oembed_leads_from_an_address_to_a_pinned_frame(client: Client, published: Published) -> None:
+    named = f"/s/{published.sae.slug}/{ALIVE}"
+    for at in (published.url(ALIVE), named, pinned(published, ALIVE)):
+        query = {"url": f"http://testserver{at}?int=b3", "maxwidth": "400", "maxheight": "9"}
+        said = client.get("/oembed", query).json()
+        assert (said["version"], said["type"], said["width"], said["height"]) == ("1.0", "rich", 400, 160)
+        assert f'src="http://testserver{pinned(published, ALIVE, "/embed")}?int=b3"' in said["html"]
+        assert 'width="400"' in said["html"] and (said["thumbnail_width"], said["thumbnail_height"]) == (1200, 630)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "sentence"),
+    [
+        ({}, 400, "No address was given"),
+        ({"url": "http://elsewhere.example/s/7f3a9c2e0080/0"}, 404, "not of this site"),
+        ({"url": "http://testserver/jobs"}, 404, "Only latents can be embedded"),
+        ({"url": "http://testserver/s/7f3a9c2e0080"}, 404, "Only latents can be embedded"),
+        ({"url": "http://testserver/s/7f3a9c2e0080/99"}, 404, "numbered 0 to 23"),
+        ({"url": "http://testserver/s/abcdef123456/0"}, 404, "There is no SAE abcdef123456"),
+        ({"url": "http://[/s/7f3a9c2e0080/0"}, 404, "not of this site"),
+        ({"url": "http://testserver/s/\0/0"}, 404, "not of this site"),
+        ({"url": "http://testserver/s/7f3a9c2e0080/0", "format": "xml"}, 501, "format=json"),
+    ],
+)  # fmt: skip
+def test_oembed_says_what_is_wrong(
+    client: Client, published: Published, query: dict[str, str], status: int, sentence: str
+) -> None:
+    response = client.get("/oembed", query)
+    assert response.status_code == status and sentence in response.json()["message"], response.content
+
+
+def test_what_a_pinned_run_says_is_kept_by_everybody(client: Client, published: Published) -> None:
+    for rest in (".json", "/contexts", "/embed", "/card.png", "/cite.json"):
+        first = client.get(pinned(published, ALIVE, rest))
+        assert first["Cache-Control"] == "public, max-age=86400, immutable", rest
+        again = client.get(pinned(published, ALIVE, rest), headers={"If-None-Match": first["ETag"]})
+        assert again.status_code == 304 and again["ETag"] == first["ETag"] and not again.content
+        assert again["Cache-Control"] == first["Cache-Control"]
+        assert client.get(published.url(ALIVE, rest))["Cache-Control"] == "no-cache", rest
+
+
+@pytest.mark.parametrize("asked", ["@r3/0", "@r3/0.json", "@r3/0/embed", "@r3", "/0/cite", "/0/cite.json", "oembed"])
+def test_a_run_whose_link_is_asked_for_or_followed_is_shared(
+    client: Client, published: Published, asked: str
+) -> None:
+    for rest in ("/0", "/0.json", "", "/0/card.png"):
+        client.get(f"/s/{published.sae.public_id}{rest}")
+    assert Run.objects.get(pk=published.run.pk).shared_at is None
+    address = f"/s/{published.sae.public_id}"
+    client.get(f"/oembed?url=http://testserver{address}/0" if asked == "oembed" else address + asked)
+    first = Run.objects.get(pk=published.run.pk).shared_at
+    assert first is not None
+    client.get(f"{address}@r3/0")
+    assert Run.objects.get(pk=published.run.pk).shared_at == first
+
+
+def test_a_name_with_a_run_leads_to_the_pinned_address(client: Client, published: Published) -> None:
+    for rest in ("@r3/5?int=b2", "@r3", "@r3/5.json"):
+        response = client.get(f"/s/{published.sae.slug}{rest}")
+        assert response["Location"] == f"/s/{published.sae.public_id}{rest}"
+    assert client.get(f"/s/{published.sae.slug}@3/5").status_code == 404
+
+
+def test_a_citation_as_json_is_json(client: Client, published: Published) -> None:
+    assert set(json.loads(client.get(published.url(ALIVE, "/cite.json")).content)) == {
+        "id", "title", "url", "bibtex", "plain", "markdown", "embed", "html"
+    }  # fmt: skip
+    assert client.get(published.url(999, "/cite.json")).json()["error"] == "latent out of range"
