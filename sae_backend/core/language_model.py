@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # TransformerLens hook → (component of the bridge, its input or its output); the first that gives the same is taken
 _SITES: dict[str, tuple[tuple[str, Side], ...]] = {
+    "hook_embed": (("embed", "out"),),
     "hook_resid_pre": (("blocks.{}", "in"),),
     "hook_resid_mid": (("blocks.{}.ln2", "in"), ("blocks.{}.mlp", "in")),  # OLMo 2 has no norm before the MLP
     "hook_resid_post": (("blocks.{}", "out"),),
@@ -107,7 +108,9 @@ class LM:
         ).eval()
 
     def layer_of(self, hook_name: str) -> int:
-        """The block a hook point lives in."""
+        """The block a hook point lives in; the embeddings' stands before the first."""
+        if hook_name == "hook_embed":
+            return 0
         match = _HOOK.fullmatch(hook_name)
         n_layers = int(self.bridge.cfg.n_layers)
         if not match or int(match[1]) >= n_layers:
@@ -144,9 +147,10 @@ class LM:
     def _sites(self, hook_name: str) -> Iterator[_Site]:
         """Modules of the plain forward that may read or write the hook point."""
         match = _HOOK.fullmatch(hook_name)
-        for path, side in _SITES.get(match[2], ()) if match else ():
+        layer, kind = match.groups() if match else ("", hook_name)
+        for path, side in _SITES.get(kind, ()):
             try:
-                remote = self.bridge.adapter.translate_transformer_lens_path(path.format(match[1]))  # type: ignore[index]
+                remote = self.bridge.adapter.translate_transformer_lens_path(path.format(layer))
                 module = self.hf.get_submodule(remote)
             except (AttributeError, ValueError):
                 continue  # this architecture has no such component

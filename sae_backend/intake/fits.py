@@ -10,8 +10,8 @@ from sae_backend.models import LanguageModel
 HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 # hook points as wide as the residual stream; others depend on the architecture
 RESIDUAL = (
-    "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_mlp_in",
-    "ln1.hook_normalized", "ln2.hook_normalized",
+    "hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_mlp_in",
+    "ln1.hook_normalized", "ln2.hook_normalized", "mlp.hook_in", "mlp.hook_out", "attn.hook_out",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def _has_layer(lm: LanguageModel, hook_name: str | None) -> bool:
 def _width_fits(lm: LanguageModel, hook_name: str | None, d_in: int) -> bool | None:
     """None where it cannot be told without loading the language model."""
     match = HOOK.fullmatch(hook_name or "")
-    if match is not None and match[2] in RESIDUAL:
+    if (match[2] if match else hook_name) in RESIDUAL:
         return lm.d_model == d_in
     return None if match is not None or lm.d_model == d_in else False
 

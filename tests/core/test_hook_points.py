@@ -120,6 +120,21 @@ def test_capture_in_bfloat16_differs_by_its_rounding_only(
             assert lms(name, torch.bfloat16)._site(hook_name) is not None
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_embeddings_are_read_and_replaced_as_the_bridge_has_them(
+    lms: Callable[..., LM], caches: Callable[..., Any], name: str
+) -> None:
+    lm, cache = lms(name), caches(name)
+    assert relative(lm.capture(TOKENS, "hook_embed"), cache["hook_embed"]) < 1e-5
+    assert (lm._site("hook_embed") is None) == (name == "bloom")  # whose embeddings have a norm
+    if name.startswith("gemma"):  # which multiplies them with the root of its width, and adds no positions
+        assert relative(lm.capture(TOKENS, "hook_embed"), cache["blocks.0.hook_resid_pre"]) < 1e-5
+    new = torch.randn(*TOKENS.shape, D_MODEL, generator=torch.Generator().manual_seed(0))
+    expected = with_bridge(lm, "hook_embed", TOKENS, lambda hidden: new.to(hidden.dtype))
+    torch.testing.assert_close(lm.splice(TOKENS, "hook_embed", lambda _: new), expected, rtol=1e-4, atol=1e-4)
+    assert relative(expected, lm.logits(TOKENS)) > 1e-2
+
+
 def with_bridge(lm: LM, hook_name: str, tokens: Tensor, replace: Callable[[Tensor], Tensor]) -> Tensor:
     """Logits by the bridge's own hooks. Where the residual stream splits, both who read its middle see the change."""
     change: list[Tensor] = []
