@@ -14,6 +14,7 @@ from sae_backend.models import Dataset, LanguageModel, SaeImport
 FIRST = ("hook_name", "architecture", "k", "input_norm")  # the others are folded away while nothing is said in them
 TOKENS = (10_000, 100_000, 1_000_000, 2_000_000, 10_000_000, 50_000_000, 100_000_000)
 DETECTED_AS = {"input_norm": "normalisation", "model_name": "lm_name"}  # where the report calls a thing otherwise
+USUAL_HOOKS = ("hook_resid_post", "hook_mlp_out", "hook_attn_out")
 YES_NO = (("true", "yes"), ("false", "no"))
 
 
@@ -27,6 +28,7 @@ class UploadForm(forms.Form):
 
     def __init__(self, row: SaeImport, lms: Iterable[LanguageModel], datasets: Iterable[Dataset]) -> None:
         super().__init__(initial={**_saved(row), **row.options}, auto_id="u-%s")
+        self.row = row
         self.found: dict[str, Any] = row.report.get("detected") or {}
         self.asked = {each["field"]: each for each in row.report.get("questions", [])}
         self.fields["name"].widget.attrs["placeholder"] = "named after what the files say"
@@ -52,6 +54,13 @@ class UploadForm(forms.Form):
         self.fields["max_tokens"].choices = [  # type: ignore[attr-defined]
             ("", "all"), *((n, f"the first {count(n)}") for n in sorted(kept))
         ]  # fmt: skip
+
+    @property
+    def hooks(self) -> list[str]:
+        """Hook points to choose from: what was detected, and the usual ones of the language model."""
+        n_layers = self.row.lm.n_layers if self.row.lm else 0
+        usual = [f"blocks.{layer}.{kind}" for kind in USUAL_HOOKS for layer in range(n_layers)]
+        return list(dict.fromkeys([*filter(None, [self.found.get("hook_name")]), *usual]))
 
     @property
     def first(self) -> list[forms.BoundField]:

@@ -47,6 +47,7 @@ urlpatterns = [
     path("jobs", runs.run_list, name="run_list"),
     path("jobs.json", runs.run_list_json, name="run_list_json"),
     path("jobs/live", runs.runs_live, name="runs_live"),
+    path("jobs/others", runs.runs_others, name="runs_others"),
     path("jobs/running", runs.runs_running, name="runs_running"),
     path("jobs/<int:pk>", runs.run_detail, name="run_detail"),
     path("jobs/<int:pk>.json", runs.run_json, name="run_json"),

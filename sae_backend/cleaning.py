@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from sae_backend import intake, locks, spool, storage, store
+from sae_backend import intake, locks, presence, spool, storage, store
 from sae_backend.models import RESUMABLE, UNFINISHED, DeletedSae, Run, Sae
 
 
@@ -25,6 +25,7 @@ def clean() -> None:
                 store.drop_retired(settings.DROP_RETIRED_AFTER_DAYS * 86400)
             clean_spool()
             intake.clean()
+            presence.forget_gone()
 
 
 def clean_deleted() -> list[str]:

@@ -193,6 +193,19 @@ class RunShard(models.Model):
         constraints = [models.UniqueConstraint(fields=["run", "kind", "index"], name="run_shard_index")]
 
 
+class Worker(models.Model):
+    """A Celery node that is up, or was lately: only for people to see. What it holds, its claims say."""
+
+    name = models.CharField(max_length=200, unique=True)
+    queues = models.CharField(max_length=200)  # with commas
+    task = models.CharField(max_length=100, blank=True)  # at hand: a function of tasks.py
+    target = models.BigIntegerField(null=True)  # of it: the id of a run, an import or an addition
+    since = models.DateTimeField(null=True)  # the task was taken up
+    memory = models.BigIntegerField(null=True)  # bytes that the process has
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+
+
 class SaeImport(models.Model):
     """A checkpoint on its way in: from files, a path or a hub id to an SAE with a run, or to a message that helps."""
 

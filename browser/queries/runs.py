@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from django.db import connection
@@ -11,18 +12,20 @@ from django.db.models import Count, F, Q, QuerySet, Sum
 from django.urls import reverse
 from django.utils import timezone
 
-from browser import report
-from browser.errors import NotFound, SaeDeleted
-from browser.queries import jump, pace, stall
+from browser import remedies, report
+from browser.errors import Link, NotFound, SaeDeleted
+from browser.queries import jump, pace, stall, workers
 from browser.queries.pace import PUBLISHED
 from browser.queries.progress import Progress
 from browser.queries.stages import Queue, Shards
+from browser.queries.workers import WorkerLine
 from sae_backend import store
 from sae_backend.models import RESUMABLE, UNFINISHED, DeletedSae, LogLine, Run, RunShard, SaeImport
 
 LISTED = 50  # finished runs on the list of jobs
 WAITING = 200  # unfinished runs on it
 LOG_LINES = 200
+SHOWN, ENDED = 8, 3  # unfinished and finished runs beside a job
 INDEXES = len(store.SORTABLE) + 3  # of both tables of a run
 
 
@@ -38,12 +41,42 @@ class RunPage:
     template: ClassVar[str] = "browser/run_detail.html"
 
     @property
+    def remedies(self) -> list[Link]:
+        run = self.progress.run
+        return remedies.of_run(run, self.brought) if run.state == Run.State.FAILED else []
+
+    @cached_property
+    def others(self) -> Others:
+        return others()
+
+    @property
     def figures(self) -> list[report.Figure]:
         return report.figures(self.progress.run.summary) if self.progress.published else []
 
     def as_json(self) -> dict[str, Any]:
         log = [{"at": line.at.isoformat(), "level": line.level, "text": line.text} for line in self.log]
         return {**self.progress.as_json(), "why": self.why or None, "may_steer": self.may_steer, "log": log}
+
+
+@dataclass(frozen=True)
+class Others:
+    """What else is computed, waits, or has ended of late, and who works: _others.html."""
+
+    unfinished: list[Progress]
+    finished: list[Progress]
+    workers: list[WorkerLine]
+
+    @property
+    def running(self) -> int:
+        return sum(p.run.state != Run.State.QUEUED for p in self.unfinished)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.unfinished) - self.running
+
+    @property
+    def shown(self) -> list[Progress]:
+        return [*self.unfinished[:SHOWN], *self.finished]
 
 
 @dataclass(frozen=True)
@@ -94,6 +127,7 @@ class RunList:
     unfinished: list[Progress]
     finished: list[Progress]
     imports: list[SaeImport]
+    workers: list[WorkerLine]
     state: str = ""  # a key of CHOICES
     template: ClassVar[str] = "browser/run_list.html"
 
@@ -132,7 +166,14 @@ def listing(state: str = "") -> RunList:
     finished = list(_runs().filter(state__in=wanted.runs).order_by("-pk")[:LISTED])
     imports = SaeImport.objects.filter(state__in=wanted.imports).select_related("lm", "owner").defer("lm__vocabulary")
     waiting = unfinished() if wanted.unfinished else []
-    return RunList(waiting, progress_of(finished), list(imports.order_by("-pk")[:LISTED]), state)
+    working = workers.listing() if wanted.unfinished else []
+    return RunList(waiting, progress_of(finished), list(imports.order_by("-pk")[:LISTED]), working, state)
+
+
+def others() -> Others:
+    """The head of the queue, the runs that ended last, and the workers."""
+    ended = list(_runs().filter(state__in=OVER).order_by("-pk")[:ENDED])
+    return Others(unfinished(), progress_of(ended), workers.listing())
 
 
 def import_json(row: SaeImport) -> dict[str, Any]:

@@ -85,11 +85,18 @@ def _kept_run(sae: Sae, number: int) -> Run:
     runs = sae.runs.filter(state__in=READABLE).select_related("dataset").order_by("number")
     kept = {run.number: run for run in runs}
     if number not in kept:
-        if sae.runs.filter(number=number, state=Run.State.DROPPED).exists():
+        if _was_here(sae, number):
             raise RunDropped(sae, number)
         raise RunNotFound(sae, number, list(kept))
     kept[number].sae = sae
     return kept[number]
+
+
+def _was_here(sae: Sae, number: int) -> bool:
+    """Whether a run was given up: dropped, or deleted with its SAE before the same weights came again."""
+    dropped = sae.runs.filter(number=number, state=Run.State.DROPPED)
+    before = DeletedSae.objects.filter(sha256=sae.sha256, last_number__gte=number)
+    return dropped.exists() or (number > 0 and before.exists() and not sae.runs.filter(number=number).exists())
 
 
 def newer_run(resolved: ResolvedSae) -> Run | None:

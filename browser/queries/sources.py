@@ -67,7 +67,16 @@ class Additions:
 
     @property
     def changing(self) -> bool:
-        return any(row.changing for row in self.rows)
+        return bool(self.under_way)
+
+    @property
+    def under_way(self) -> list[Adding]:
+        return [row for row in self.rows if row.changing]
+
+    @property
+    def over(self) -> list[Adding]:
+        """Done just now; failed and cancelled ones until somebody takes them from the list."""
+        return [row for row in self.rows if not row.changing]
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
+from django.urls import reverse
 from django.utils import timezone
 
-from browser.errors import NotFound
+from browser import remedies
+from browser.errors import Link, NotFound
 from browser.queries import estimate
-from browser.templatetags.latent_tags import fixed, thousands
+from browser.templatetags.latent_tags import duration, fixed, thousands
 from browser.upload_forms import UploadForm
 from sae_backend import intake
+from sae_backend.core.detected import ARCHITECTURES
+from sae_backend.intake import limits
 from sae_backend.models import Dataset, LanguageModel, SaeImport, UploadFile
 
 State = SaeImport.State
@@ -116,6 +121,27 @@ class UploadPage:
         return {state: sum(line.state == state for line in self.checks) for state in WORDS}
 
     @property
+    def as_checked(self) -> bool:
+        """Nothing was chosen since that the check has not seen."""
+        report = self.row.report if self.row else {}
+        return bool(self.row) and (report.get("lm"), report.get("options")) == (self.row.lm_id, self.row.options)  # type: ignore[union-attr]
+
+    @property
+    def checked(self) -> str:
+        """What the check has seen, by the names of the form's fields, as JSON; a script compares it with the form."""
+        report = self.row.report if self.row else {}
+        return json.dumps({"lm": report.get("lm"), **(report.get("options") or {})})
+
+    @property
+    def remedies(self) -> list[Link]:
+        return remedies.of_import(self.row) if self.row and self.row.error and self.may_change else []
+
+    @property
+    def limit(self) -> str:
+        """Of the bytes of one import."""
+        return limits.in_words(settings.UPLOAD_MAX_BYTES)
+
+    @property
     def doubtful(self) -> bool:
         """The trial says that it is probably read wrongly."""
         return bool(self.row) and (self.row.report.get("trial") or {}).get("state") == "fail"  # type: ignore[union-attr]
@@ -135,14 +161,27 @@ class UploadPage:
 
 def _lines(report: dict[str, Any]) -> list[CheckLine]:
     """Checks, trial, notes and whether it is here already, in the order in which they are looked at."""
-    checks = [CheckLine(each["name"].capitalize(), each["state"], each["text"]) for each in report.get("checks", [])]
+    checks = [_check(each) for each in report.get("checks", [])]
     open_ = [
         CheckLine("Left open", "warn" if not each["required"] else "fail", each["text"])
         for each in report.get("questions", [])
         if each["field"] not in (report.get("options") or {})
     ]
     notes = [CheckLine("Note", "warn", note) for note in (report.get("detected") or {}).get("notes", [])]
-    return [*open_, *checks, *notes, *_trial(report.get("trial")), *_here(report)]
+    read = _architecture(report.get("detected") or {})
+    return [*open_, *checks[:1], *read, *checks[1:], *notes, *_trial(report.get("trial")), *_here(report)]
+
+
+def _check(each: dict[str, Any]) -> CheckLine:
+    return CheckLine(each["name"].capitalize(), each["state"], each["text"], each.get("figure", ""))
+
+
+def _architecture(detected: dict[str, Any]) -> list[CheckLine]:
+    """What the files were taken for; whether that is right, the trial says."""
+    if not detected:
+        return []
+    k = f"k {detected['k']}" if detected.get("k") else ""
+    return [CheckLine("Activation", "ok", ARCHITECTURES.get(detected["architecture"], detected["architecture"]), k)]
 
 
 def _trial(trial: dict[str, Any] | None) -> list[CheckLine]:
@@ -150,7 +189,7 @@ def _trial(trial: dict[str, Any] | None) -> list[CheckLine]:
         return []
     figures = f"L0 {fixed(trial['l0'], 1)}, FVU {fixed(trial['fvu'], 3)}"
     text = f"on {thousands(trial['tokens'])} tokens: {figures}. {_verdict(trial['text'])}"
-    return [CheckLine("Trial run", trial["state"], text)]
+    return [CheckLine("Trial run", trial["state"], text, duration(trial.get("seconds")) if "seconds" in trial else "")]
 
 
 def _verdict(text: str) -> str:
@@ -166,7 +205,8 @@ def _here(report: dict[str, Any]) -> list[CheckLine]:
     if here is None:
         return [CheckLine("Already here?", "ok", "no SAE with these weights")]
     text = f"these weights are here as {here['name']}, of {here['lm']}: computing adds a run to it"
-    return [CheckLine("Already here?", "warn", text, url=f"/s/{here['public_id']}")]
+    url = reverse("sae_detail", args=[here["public_id"]])
+    return [CheckLine("Already here?", "warn", text, here["public_id"], url)]
 
 
 def page(row: SaeImport | None, user: Any, may_upload: bool, may_change: bool, error: str = "") -> UploadPage:

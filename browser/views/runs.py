@@ -40,10 +40,18 @@ def runs_running(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @never_cache
+def runs_others(request: HttpRequest) -> HttpResponse:
+    """The queue and the workers, as they stand below a job."""
+    return render(request, "browser/_others.html", {"others": runs.others()})
+
+
+@require_safe
+@never_cache
 def run_list_json(request: HttpRequest) -> HttpResponse:
     listing = runs.listing(request.GET.get("state", ""))
     jobs = [progress.as_json() for progress in (*listing.unfinished, *listing.finished)]
-    return pages.as_json({"jobs": jobs, "imports": [runs.import_json(row) for row in listing.imports]})
+    imports = [runs.import_json(row) for row in listing.imports]
+    return pages.as_json({"jobs": jobs, "imports": imports, "workers": [w.as_json() for w in listing.workers]})
 
 
 def job(request: HttpRequest, pk: int) -> RunPage:

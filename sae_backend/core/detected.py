@@ -75,6 +75,8 @@ class Check:
     state: Literal["ok", "warn", "fail"]
     text: str
     #: What was found, in a sentence.
+    figure: str = ""
+    #: The same as one number with its unit, where there is one.
 
 
 ARCHITECTURES: dict[str, str] = {

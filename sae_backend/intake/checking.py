@@ -4,9 +4,9 @@ The report, as JSON in SaeImport.report:
 
     detected   core.detected.Detected: format, shapes, hook point, notes
     questions  what the files leave open, each with its sentence; the check goes as far as it can without answers
-    checks     [{name, state: ok | warn | fail, text}], of the container, the weights and the hook point
+    checks     [{name, state: ok | warn | fail, text, figure}], of the container, the weights and the hook point
     fits       [{id, name, hook_point, sure}], language models that have the hook point with this width
-    trial      core.trial.Trial: L0, FVU and a verdict on a few thousand tokens
+    trial      core.trial.Trial: L0, FVU and a verdict on a few thousand tokens, and the seconds that they took
     here       the SAE that these weights are already: {public_id, name, lm}
     hub        where they came from: {id, commit, bytes}
     lm, options, dataset   what it was checked with; ready: whether it can be started with these
@@ -120,7 +120,8 @@ def _fit_and_try(held: Held, sae: SparseAutoencoder, report: dict[str, Any]) -> 
         raise CheckpointError(next(each["text"] for each in report["checks"] if each["state"] == "fail"))
     report["ready"] = True
     if row.dataset is not None:
-        report["trial"] = asdict(_tried(held, sae, lm))
+        began = time.monotonic()
+        report["trial"] = {**asdict(_tried(held, sae, lm)), "seconds": round(time.monotonic() - began, 2)}
 
 
 def _which_lm(report: dict[str, Any]) -> str:
@@ -145,7 +146,7 @@ def _hook(lm: LM, name: str, hook_name: str, width: int) -> Check:
             "or hook point"
         )
         return Check("hook point", "fail", text)
-    return Check("hook point", "ok", f"{name} has {hook_name}, {there:,} wide.")
+    return Check("hook point", "ok", f"{name} has {hook_name}.", f"{there:,} wide")
 
 
 def _tried(held: Held, sae: SparseAutoencoder, lm: LM) -> Trial:

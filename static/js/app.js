@@ -96,6 +96,7 @@ $$("select[data-submit]").forEach(field => field.addEventListener("change", () =
 /* ---- live parts: fetched again from their own address while they say so ---------------------- */
 const busy = part => { const words = getSelection(); return !words.isCollapsed && part.contains(words.anchorNode); };
 const poll = async part => {
+  if (!part.isConnected) return; // the page has become another
   if (document.hidden || busy(part)) return setTimeout(poll, 2000, part); // words selected in it are to be copied
   let next = part;
   try {

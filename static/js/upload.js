@@ -1,4 +1,4 @@
-/* Sending files in pieces (tus), and saving what is typed. Without it a plain form sends the files, and buttons save. */
+/* Sending files in pieces (tus), and saving what is typed; js/drop.js comes before it. Without it a plain form sends the files, and buttons save. */
 (() => {
 "use strict";
 const { $, $$, el, toast } = window.app;
@@ -22,17 +22,25 @@ let saving, changed = false;
 const saveAt = form?.getAttribute("data-save"); // form.dataset is its field of that name
 const save = async () => {
   const said = $("[data-saved]", form);
-  try { await post(saveAt, new FormData(form)); said.textContent = "saved"; changed = false; }
+  try { await post(saveAt, new FormData(form)); said.textContent = $("[data-go]", form)?.disabled ? "saved; check it again to compute it so" : "saved"; changed = false; }
   catch (error) { said.textContent = error instanceof TypeError ? "not saved: no connection" : error.message; }
 };
+/* whether the fields say what the check has seen; 0.50 is 0.5 */
+const seen = form?.dataset.checked && JSON.parse(form.dataset.checked);
+const same = (a, b) => a === b || (a !== "" && b !== "" && Number(a) === Number(b));
+const OPEN = ["csrfmiddlewaretoken", "go", "name", "dataset", "max_tokens"]; // what the check has nothing to say of
+const asChecked = () => [...form.elements].every(field => !field.name || OPEN.includes(field.name) || same(field.value, String(seen[field.name] ?? "")));
+const dataOf = {}; // data sets chosen before, by language model
 if (form) {
+  const fields = form.elements, go = $("[data-go]", form);
+  let lm = fields.lm.value;
   form.addEventListener("input", ev => {
-    if (ev.target.name === "lm") form.elements.dataset.value = ""; // each is tokenized for one language model
-    changed = true; clearTimeout(saving); saving = setTimeout(save, 400);
-    if (!["name", "max_tokens"].includes(ev.target.name)) { // the check has not seen it
-      const go = $("[data-go]", form);
-      if (go && ev.target.name !== "dataset") { go.disabled = true; $("[data-saved]", form).textContent = "check it again to compute it so"; }
+    if (ev.target.name === "lm") { // each data set is tokenized for one
+      dataOf[lm] = fields.dataset.value; lm = ev.target.value;
+      fields.dataset.value = dataOf[lm] ?? "";
     }
+    changed = true; clearTimeout(saving); saving = setTimeout(save, 400);
+    if (go) { go.disabled = !asChecked(); $("[data-saved]", form).textContent = go.disabled ? "check it again to compute it so" : ""; }
   });
   form.addEventListener("submit", () => { clearTimeout(saving); changed = false; }); // what is sent is saved with it
   addEventListener("pagehide", () => { if (changed) fetch(saveAt, { method: "POST", headers: headers(), body: new FormData(form), keepalive: true }); });
@@ -154,31 +162,11 @@ const finish = () => {
 };
 
 /* ---- choosing and dropping ------------------------------------------------------------------------ */
-const plain = file => ({ file, name: file.webkitRelativePath || file.name });
-for (const field of [$("#fi"), $("#fo")]) field.addEventListener("change", () => { add([...field.files].map(plain)); field.value = ""; });
+for (const field of [$("#fi"), $("#fo")]) {
+  field.addEventListener("change", () => { add([...field.files].map(window.app.plain)); field.value = ""; });
+  field.addEventListener("keydown", ev => { if (ev.key === "Enter") { ev.preventDefault(); field.click(); } }); // not every browser does
+}
 
-const inside = async (entry, path) => {
-  if (entry.isFile) return [{ file: await new Promise((good, bad) => entry.file(good, bad)), name: path + entry.name }];
-  const reader = entry.createReader(), found = [];
-  for (;;) {
-    const part = await new Promise((good, bad) => reader.readEntries(good, bad));
-    if (!part.length) return found;
-    for (const each of part) found.push(...await inside(each, `${path}${entry.name}/`));
-  }
-};
-const dropped = async data => {
-  const roots = [...data.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!roots.length) return [...data.files].map(plain);
-  return (await Promise.all(roots.map(root => inside(root, "")))).flat();
-};
-let depth = 0;
-const over = on => zone.classList.toggle("over", on);
-addEventListener("dragenter", ev => { if (ev.dataTransfer?.types.includes("Files")) { depth++; over(true); } });
-addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); if (!depth) over(false); });
-addEventListener("dragover", ev => { if (ev.dataTransfer?.types.includes("Files")) ev.preventDefault(); });
-addEventListener("drop", async ev => {
-  if (!ev.dataTransfer?.types.includes("Files")) return;
-  ev.preventDefault(); depth = 0; over(false);
-  add(await dropped(ev.dataTransfer));
-});
+window.app.onDrop(zone, add);
+if (window.app.brought) add(window.app.brought); // dropped on another page, which has become this one
 })();

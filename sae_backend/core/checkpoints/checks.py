@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..detected import Check
+from ..detected import FORMATS, Check
 from ..sae import SparseAutoencoder
 
 UNIT = 0.01
@@ -20,24 +20,31 @@ def static(sae: SparseAutoencoder) -> list[Check]:
 
 def _container(sae: SparseAutoencoder) -> Check:
     note = sae.cfg.metadata.get("note")
-    return Check("container", "warn" if note else "ok", f"Read as {sae.cfg.format}. {note or ''}".strip())
+    size = sum(tensor.nbytes for tensor in sae.tensors().values()) / 1e6
+    text = f"Read as {FORMATS.get(sae.cfg.format, sae.cfg.format)}. {note or ''}".strip()
+    return Check("container", "warn" if note else "ok", text, f"{len(sae.tensors())} tensors, {size:,.1f} MB")
 
 
 def _shapes(sae: SparseAutoencoder) -> Check:
     cfg = sae.cfg
-    text = f"{cfg.d_sae:,} latents, d_in {cfg.d_in:,}, d_out {cfg.d_out:,}."
+    text = f"W_enc {_shape(sae.W_enc)}, W_dec {_shape(sae.W_dec)}: {cfg.d_sae:,} latents."
+    figure = f"{cfg.d_sae / cfg.d_in:.3g} × d_in"
     if cfg.d_sae <= cfg.d_in:
-        return Check(
-            "shapes", "warn", f"{text} An SAE has more latents than d_in; matrices may be the other way round."
-        )
-    return Check("shapes", "ok", text)
+        text += " An SAE has more latents than d_in; matrices may be the other way round."
+        return Check("shapes", "warn", text, figure)
+    return Check("shapes", "ok", text, figure)
+
+
+def _shape(matrix: torch.Tensor) -> str:
+    return " × ".join(f"{n:,}" for n in matrix.shape)
 
 
 def _finite(sae: SparseAutoencoder) -> Check:
     bad = [name for name, tensor in sae.tensors().items() if not all(b.isfinite() for b in torch.aminmax(tensor))]
     if bad:
         return Check("finite values", "fail", f"{', '.join(bad)} have NaN or infinite values: training diverged.")
-    return Check("finite values", "ok", "All weights are finite.")
+    values = sum(tensor.numel() for tensor in sae.tensors().values())
+    return Check("finite values", "ok", "All weights are finite.", f"{values:,} values")
 
 
 def _decoder(sae: SparseAutoencoder) -> Check:
@@ -53,7 +60,7 @@ def _decoder(sae: SparseAutoencoder) -> Check:
     text = (
         f"Decoder rows have norms from {low:.3g} to {high:.3g}; activations are compared after multiplying with them."
     )
-    return Check("decoder norms", "ok", text)
+    return Check("decoder norms", "ok", text, f"mean {float(norm.mean()):.3g}")
 
 
 def _alignment(sae: SparseAutoencoder) -> Check:
@@ -62,12 +69,14 @@ def _alignment(sae: SparseAutoencoder) -> Check:
         return Check("encoder and decoder", "ok", "A transcoder's encoder and decoder need not resemble each other.")
     encoder, decoder = sae.W_enc.T, sae.W_dec
     cosine = float(torch.nn.functional.cosine_similarity(encoder, decoder, dim=1).mean())
+    figure = f"cosine {cosine:.2f}".replace("-", "\N{MINUS SIGN}")
     if cosine < UNLIKE:
         text = (
-            f"Encoder and decoder directions have a mean cosine of {cosine:.2f}: a matrix may be the other way round, "
+            "Encoder and decoder directions hardly resemble each other: a matrix may be the other way round, or this "
+            "is a transcoder, or was never trained."
         )
-        return Check("encoder and decoder", "warn", text + "or this is a transcoder, or was never trained.")
-    return Check("encoder and decoder", "ok", f"Encoder and decoder directions have a mean cosine of {cosine:.2f}.")
+        return Check("encoder and decoder", "warn", text, figure)
+    return Check("encoder and decoder", "ok", "Encoder and decoder directions resemble each other.", figure)
 
 
 def _scaling(sae: SparseAutoencoder) -> Check:
@@ -79,7 +88,8 @@ def _scaling(sae: SparseAutoencoder) -> Check:
         "centred": "less their mean",
     }[cfg.input_norm]
     if cfg.input_scale != 1.0:
-        done += f", times {cfg.input_scale:.4g}"
+        done += ", times a constant"
     if cfg.subtract_b_dec:
         done += ", less b_dec"
-    return Check("input scaling", "ok", f"Inputs are read {done}.")
+    figure = f"× {cfg.input_scale:.4g}" if cfg.input_scale != 1.0 else ""
+    return Check("input scaling", "ok", f"Inputs are read {done}.", figure)
