@@ -53,4 +53,5 @@ def gone(**_: Any) -> None:
     """A worker that ends in order is no longer listed."""
     from sae_backend import presence
 
-    presence.end()
+    if thread := presence.end():
+        thread.join(2.0)

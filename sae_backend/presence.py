@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -35,6 +35,7 @@ class _Present:
     work: tuple[str, int | None, float] = ("", None, 0.0)  # task, its target, when it was taken up
     changed: threading.Event = field(default_factory=threading.Event)
     ended: bool = False
+    thread: threading.Thread | None = None
 
 
 _present: list[_Present] = []
@@ -42,8 +43,10 @@ _present: list[_Present] = []
 
 def begin(name: str, queues: Iterable[str]) -> None:
     """List this process as a worker until it ends."""
-    _present[:] = [_Present(name, ",".join(queues))]
-    threading.Thread(target=_keep, args=(_present[0],), daemon=True, name="presence").start()
+    present = _Present(name, ",".join(queues))
+    _present[:] = [present]
+    present.thread = threading.Thread(target=_keep, args=(present,), daemon=True, name="presence")
+    present.thread.start()
 
 
 def at(task: str, target: int | None) -> None:
@@ -53,12 +56,14 @@ def at(task: str, target: int | None) -> None:
         present.changed.set()
 
 
-def end() -> None:
-    """Take this worker from the list."""
-    for present in _present:
-        present.ended = True
-        with suppress(Error):
-            Worker.objects.filter(name=present.name).delete()
+def end() -> threading.Thread | None:
+    """Take this worker from the list; the thread that does so."""
+    present = _present.pop() if _present else None
+    if present is None:
+        return None
+    present.ended = True
+    present.changed.set()
+    return present.thread
 
 
 def forget_gone() -> None:
@@ -69,12 +74,22 @@ def forget_gone() -> None:
 def _keep(present: _Present) -> None:
     while not present.ended:
         present.changed.clear()
-        try:
-            _write(present)
-        except Error as error:
-            logger.info("the database took no word of this worker, the next follows: %s", error)
-        connections.close_all()
-        present.changed.wait(settings.WORKER_HEARTBEAT_SECONDS)
+        _try(_write, present)
+        if not present.ended:
+            present.changed.wait(settings.WORKER_HEARTBEAT_SECONDS)
+    _try(_erase, present)
+
+
+def _try(what: Callable[[_Present], object], present: _Present) -> None:
+    try:
+        what(present)
+    except Error as error:
+        logger.info("the database took no word of this worker, the next follows: %s", error)
+    connections.close_all()
+
+
+def _erase(present: _Present) -> None:
+    Worker.objects.filter(name=present.name).delete()
 
 
 def _write(present: _Present) -> None:

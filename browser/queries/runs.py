@@ -37,6 +37,7 @@ class RunPage:
     log: list[LogLine]
     why: str  # it does not move, and what to do; "" while it moves
     brought: SaeImport | None = None  # where it failed: the import that asked for it, with the choices that were made
+    among: list[Progress] | None = None  # unfinished runs, where they had to be looked at
     may_steer: bool = False  # whoever looks at it may cancel and resume it
     template: ClassVar[str] = "browser/run_detail.html"
 
@@ -47,7 +48,7 @@ class RunPage:
 
     @cached_property
     def others(self) -> Others:
-        return others()
+        return others(self.among)
 
     @property
     def figures(self) -> list[report.Figure]:
@@ -153,10 +154,10 @@ def page(pk: int) -> RunPage:
             raise SaeDeleted(left)
         raise NotFound(f"There is no job {pk}", "Jobs are numbered in the order in which they were asked for.")
     log = list(run.log.order_by("-pk")[:LOG_LINES])[::-1]
-    among = unfinished() if run.state in UNFINISHED else []  # what stands before it says when it begins
-    progress = next((p for p in among if p.run.pk == pk), None) or progress_of([run])[0]
+    among = unfinished() if run.state in UNFINISHED else None  # what stands before it says when it begins
+    progress = next((p for p in among or [] if p.run.pk == pk), None) or progress_of([run])[0]
     brought = run.imports.first() if run.state == Run.State.FAILED else None
-    return RunPage(progress, log, stall.why(progress) if progress.stalled else "", brought)
+    return RunPage(progress, log, stall.why(progress) if progress.stalled else "", brought, among)
 
 
 def listing(state: str = "") -> RunList:
@@ -170,10 +171,10 @@ def listing(state: str = "") -> RunList:
     return RunList(waiting, progress_of(finished), list(imports.order_by("-pk")[:LISTED]), working, state)
 
 
-def others() -> Others:
+def others(among: list[Progress] | None = None) -> Others:
     """The head of the queue, the runs that ended last, and the workers."""
     ended = list(_runs().filter(state__in=OVER).order_by("-pk")[:ENDED])
-    return Others(unfinished(), progress_of(ended), workers.listing())
+    return Others(unfinished() if among is None else among, progress_of(ended), workers.listing())
 
 
 def import_json(row: SaeImport) -> dict[str, Any]:

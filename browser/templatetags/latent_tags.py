@@ -140,6 +140,13 @@ def speed(rate: float | None, unit: str) -> str:
 
 
 @register.filter
+def sentence(text: str) -> str:
+    """A message with its first letter large, unless it begins with a name, such as a file's or a repository's."""
+    first, _, rest = text.partition(" ")
+    return f"{first.capitalize()} {rest}" if first.isalpha() and first.islower() and rest else text
+
+
+@register.filter
 def nth(n: int) -> str:
     """1st, 2nd, 3rd, 11th."""
     return ordinal(n)

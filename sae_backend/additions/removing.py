@@ -19,8 +19,9 @@ def used_by(what: LanguageModel | Dataset) -> list[str]:
     else:
         found = {"run": Run.objects.filter(dataset=what).count()}
         under_way = SaeImport.objects.filter(dataset=what)
-    found["import under way"] = _unfinished(under_way).count()
-    return [f"{n} {word}{'s' * (n > 1 and word != 'import under way')}" for word, n in found.items() if n]
+    open_ = _unfinished(under_way).count()
+    words = [f"{n} {word}{'s' * (n > 1)}" for word, n in found.items() if n]
+    return words + [f"{open_} import{'s' * (open_ > 1)} under way"] * bool(open_)
 
 
 def _unfinished(imports: QuerySet[SaeImport]) -> QuerySet[SaeImport]:

@@ -26,7 +26,7 @@ const save = async () => {
   catch (error) { said.textContent = error instanceof TypeError ? "not saved: no connection" : error.message; }
 };
 /* whether the fields say what the check has seen; 0.50 is 0.5 */
-const seen = form?.dataset.checked && JSON.parse(form.dataset.checked);
+const seen = form?.hasAttribute("data-checked") && JSON.parse(form.getAttribute("data-checked"));
 const same = (a, b) => a === b || (a !== "" && b !== "" && Number(a) === Number(b));
 const OPEN = ["csrfmiddlewaretoken", "go", "name", "dataset", "max_tokens"]; // what the check has nothing to say of
 const asChecked = () => [...form.elements].every(field => !field.name || OPEN.includes(field.name) || same(field.value, String(seen[field.name] ?? "")));

@@ -15,7 +15,7 @@ from browser.queries import runs
 from sae_backend import claims, queue, store, tasks
 from sae_backend import runs as states
 from sae_backend.celery import app
-from sae_backend.models import Run, RunShard, SaeImport
+from sae_backend.models import Run, RunShard, SaeImport, Worker
 from tests.backend import messages
 from tests.browser import run_rows, sae_rows
 from tests.browser.run_rows import CONTEXTS, ago
@@ -36,7 +36,8 @@ def stages(client: Client, run: Run) -> list[str]:
 def test_nothing_yet(client: Client) -> None:
     page = get(client, "/jobs")
     assert "nothing waits or runs" in page and "data-poll" not in page
-    assert client.get("/jobs.json").json() == {"jobs": [], "imports": []}
+    assert client.get("/jobs.json").json() == {"jobs": [], "imports": [], "workers": []}
+    assert "none is up: start one" in page
 
 
 def test_a_run_goes_through_its_stages(client: Client) -> None:
@@ -161,8 +162,48 @@ def test_a_failed_run_says_why_and_where(client: Client) -> None:
     states.fail(run.pk, "W_dec is 768 × 24576; expected 24576 × 768 <b>")
     assert stages(client, run) == ["done", "failed", "todo", "todo"]
     page = get(client, f"/jobs/{run.pk}")
-    assert page.count("W_dec is 768 × 24576; expected 24576 × 768 &lt;b&gt;") == 2  # the note and the log
+    before = page.partition('id="h-q"')[0]  # the queue stands below the job
+    assert before.count("W_dec is 768 × 24576; expected 24576 × 768 &lt;b&gt;") == 2  # the note and the log
     assert "data-poll" not in page and "&lt;b&gt;" in get(client, "/jobs")
+
+
+REASONS = {
+    "5 workers ended while they computed contexts 0 to 64: perhaps for want of memory": ["#rerun"],
+    "/store cannot be used: [Errno 28] No space left on device. It needs free space": ["#runs", "#rerun"],
+    "900 of 1,000 latents fire on a token on average: it is read wrongly": ["/upload", "#rerun"],
+    "": ["#rerun"],
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_the_reason_of_a_failure_leads_to_where_it_can_be_mended(client: Client, reason: str) -> None:
+    run = sae_rows.new_run(sae_rows.new_sae())
+    row = SaeImport.objects.create(name="x", lm=run.sae.lm, sae=run.sae, run=run, state="done")
+    states.fail(run.pk, reason)
+    note = get(client, f"/jobs/{run.pk}").partition('id="why"')[2].partition("</div></div>")[0]
+    settings = f"/s/{run.sae.public_id}/settings"
+    wanted = [f"{settings}{place}" if place.startswith("#") else place for place in REASONS[reason]]
+    assert re.findall(r'href="([^"]+)"', note) == [*wanted, f"/imports/{row.key}?look"]
+    assert f'href="/jobs/{run.pk}#why"' in get(client, "/jobs")
+
+
+def test_workers_are_listed_with_what_they_are_at_and_their_last_sign(client: Client) -> None:
+    run, row = run_rows.computing(), SaeImport.objects.create(name="x", lm=sae_rows.language_model(), state="checking")
+    for name, task, target, sign in (
+        ("gpu-0@lab", "compute_contexts", run.pk, 2), ("gpu-1@lab", "check_import", row.pk, 1),
+        ("gpu-2@lab", "load_latents", run.pk, 3 * 3600), ("gpu-3@lab", "", None, 4), ("old@lab", "", None, 2 * 86400),
+    ):  # fmt: skip
+        times = {"since": run_rows.ago(90), "started_at": run_rows.ago(9000), "seen_at": run_rows.ago(sign)}
+        Worker.objects.create(name=name, queues="compute", task=task, target=target, memory=3 << 30, **times)
+    page, job = get(client, "/jobs"), get(client, f"/jobs/{run.pk}")
+    for shown in (page, job):
+        table = shown.partition('id="h-k"')[2]
+        assert f'<a href="/jobs/{run.pk}">job {run.pk}, contexts</a>' in table and "1:30" in table and "3.0" in table
+        assert f'<a href="/imports/{row.key}">checks an upload</a>' in table and "old@lab" not in table
+        assert table.count("At work") == 2 and table.count("No sign") == 1 and table.count("Idle") == 1
+    told = {w["name"]: (w["alive"], w["task"]) for w in client.get("/jobs.json").json()["workers"]}
+    assert told["gpu-2@lab"] == (False, "load_latents") and told["gpu-3@lab"] == (True, None)
+    assert 'id="h-k"' in get(client, "/jobs/others")
 
 
 def test_imports_that_are_not_done_are_listed_with_their_error(client: Client) -> None:
@@ -225,4 +266,4 @@ def test_jobs_cost_as_many_queries_for_one_run_as_for_many(client: Client) -> No
         get(client, f"/jobs/{published.run.pk}")
     with CaptureQueriesContext(connection) as waiting:
         get(client, f"/jobs/{run.pk}")
-    assert (len(few), len(many), len(one), len(waiting)) == (4, 8, 3, 7)
+    assert (len(few), len(many), len(one), len(waiting)) == (5, 9, 11, 10)

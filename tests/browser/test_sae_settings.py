@@ -136,7 +136,9 @@ def test_a_deleted_sae_that_is_brought_in_again_is_at_all_its_addresses(ada: Cli
     sae_rows.publish(sae_rows.new_sae("first", slug="other"))
     assert ada.get(at(live)).status_code == 200
     assert ada.get("/s/first")["Location"] == at(live)
-    assert ada.get(at(live, "@r1")).status_code == 404  # what it had is gone, and no other run takes its number
+    assert ada.get(at(live, "@r1")).status_code == 410  # what it had is gone, and no other run takes its number
+    assert ada.get(at(live, "@r1/7.json")).json()["error"] == "dropped"
+    assert ada.get(at(live, "@r2")).status_code == 200 and ada.get(at(live, "@r3")).status_code == 404
 
 
 # ---- programs ----------------------------------------------------------------------------------------

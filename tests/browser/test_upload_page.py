@@ -90,7 +90,7 @@ def test_an_open_question_is_seen_before_all_else_and_nothing_can_be_computed(me
     row.save()
     page = text(member, row)
     assert page.index("Which hook point?") < page.index("Passed: </span>Shapes")
-    assert "give it, and check again" in page and 'role="alert"' in page and "/start" not in page
+    assert "Give it, and check again" in page and 'role="alert"' in page and "/start" not in page
 
 
 def test_names_of_a_strangers_files_in_a_question_are_text(member: Client, ada: User) -> None:
@@ -101,6 +101,43 @@ def test_names_of_a_strangers_files_in_a_question_are_text(member: Client, ada: 
     row.save()
     page = text(member, row)
     assert page.count("&lt;button formaction=/x&gt;.pt") == 4 and "<button formaction" not in page
+
+
+def test_checks_have_their_figures_and_the_activation_function_is_one_of_them(member: Client, ada: User) -> None:
+    row = an_import(ada)
+    checks = [{"name": "shapes", "state": "ok", "text": "W_enc", "figure": "19 × d_in"}]
+    row.report = report(row, checks=checks, trial={**TRIAL, "seconds": 1.8})
+    row.save()
+    page = text(member, row)
+    for words in ("19 × d_in</span>", "k 8</span>", "1.8 s</span>", "TopK: the k largest of each token</span>"):
+        assert words in page
+    assert "Who can see it" in page and "only ada and staff may change it" in page
+
+
+def test_only_what_was_checked_can_be_computed(member: Client, ada: User) -> None:
+    row = an_import(ada, options={"k": 16})
+    row.report = report(row)
+    row.save()
+    button = re.compile(r"data-go( disabled)?>")
+    assert button.search(text(member, row))[0] == "data-go>"  # type: ignore[index]
+    assert f"{{&quot;lm&quot;: {row.lm_id}, &quot;k&quot;: 16}}" in text(member, row)
+    SaeImport.objects.filter(pk=row.pk).update(options={"k": 17})
+    page = text(member, row)
+    assert button.search(page)[0] == "data-go disabled>" and "check it again to compute it so" in page  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        ("no language model here has blocks.9.hook_resid_post with a width of 64: add it", "/models#add"),
+        ("the files do not say which hook point this SAE reads: give it, and check again", "#u-hook_name"),
+    ],
+)
+def test_what_a_check_lacks_leads_to_where_it_is_added(member: Client, ada: User, error: str, place: str) -> None:
+    row = an_import(ada, error=error)
+    note = text(member, row).partition('role="alert"')[2].partition("</div></div>")[0]
+    assert f'href="{place}"' in note
+    assert f'href="{place}"' not in text(Client(), row).partition('role="alert"')[2].partition("</div></div>")[0]
 
 
 def test_weights_that_are_here_lead_to_their_page(member: Client, ada: User) -> None:
@@ -159,7 +196,7 @@ def test_one_that_is_done_leads_to_its_job_or_shows_how_it_was_read(member: Clie
 def test_a_failed_one_keeps_its_choices_and_can_be_checked_again(member: Client, ada: User) -> None:
     row = an_import(ada, "failed", error="the disk is full; free 3 GB", options={"hook_name": "blocks.1.hook_mlp_out"})
     page = text(member, row)
-    assert "the disk is full; free 3 GB" in page and 'value="blocks.1.hook_mlp_out"' in page
+    assert "The disk is full; free 3 GB" in page and 'value="blocks.1.hook_mlp_out"' in page
     assert re.search(r'action="/imports/[^"]+/check"', page) and "disabled" not in page.split("data-check")[1][:20]
 
 

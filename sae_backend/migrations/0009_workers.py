@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sae_backend", "0007_additions")]
+    dependencies = [("sae_backend", "0008_shared")]
 
     operations = [
         migrations.CreateModel(
