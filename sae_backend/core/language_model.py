@@ -173,15 +173,10 @@ class LM:
                 _, cache = self.bridge.run_with_cache(tokens, names_filter=[hook_name], stop_at_layer=layer + 1)
             return cache[hook_name].reshape(*tokens.shape, -1)
         except KeyError as error:
-            there = ", ".join(self._hooks_like(hook_name))
+            usual = ", ".join(name for kind in _SITES if (name := f"blocks.{layer}.{kind}") in self.bridge.hook_dict)
             raise LanguageModelError(
-                f"TransformerLens has no hook point {hook_name!r} in this model; that block has {there} and others"
+                f"TransformerLens has no hook point {hook_name!r} in this model; there are {usual} and others"
             ) from error
-
-    def _hooks_like(self, hook_name: str) -> list[str]:
-        """The usual hook points of its block that this model has."""
-        layer, there = self.layer_of(hook_name), self.bridge.hook_dict
-        return [name for kind in _SITES if (name := f"blocks.{layer}.{kind}") in there]
 
     def _plain_capture(self, tokens: Tensor, site: _Site) -> Tensor:
         kept: list[Tensor] = []
