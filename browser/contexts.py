@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from django.utils.safestring import SafeString, mark_safe
 
-from browser.tokens import Line, Unit, Vocabulary, direction, units
+from browser.tokens import Line, Unit, Vocabulary, direction, spans, units
 from sae_backend.packing import Examples
 
 NEAR_BEFORE, NEAR_AFTER = 16, 18  # tokens around the strongest one that a snippet shows
@@ -73,12 +73,18 @@ class Row:
 
 def place(vocabulary: Vocabulary, window: Window, at: int) -> tuple[int, int]:
     """Document, and position in it, of a token of the window: a separator ends the document it stands in."""
-    ids = window.tokens.tolist()
-    first = next((i for i, t in enumerate(ids) if not vocabulary.is_special(t)), 0)
-    breaks = [i for i in range(first + 1, at) if vocabulary.is_separator(ids[i])]
+    first, breaks = _documents(vocabulary, window, at)
     if not breaks:
         return window.document, window.position + max(0, at - first)
     return window.document + len(breaks), at - breaks[-1] - 1
+
+
+def _documents(vocabulary: Vocabulary, window: Window, at: int) -> tuple[int, list[int]]:
+    """Where the window's text begins, and the separators between that and a place: few tokens are looked at twice."""
+    ids = window.tokens.astype(np.int64)
+    special = np.flatnonzero(vocabulary.specials[np.minimum(ids, len(vocabulary.tokens))]).tolist()
+    first = next((i for i, s in enumerate(special) if i != s), len(special)) % max(1, len(ids))
+    return first, [i for i in special if first < i < at and vocabulary.is_separator(int(ids[i]))]
 
 
 def examples(
@@ -112,24 +118,37 @@ def draw(vocabulary: Vocabulary, e: Example, span: tuple[int, int], top: float, 
     ids = e.window.tokens[lo:hi].tolist()
     near = max(lo, e.peak - NEAR_BEFORE), min(hi, e.peak + NEAR_AFTER)
     line = Line(e.acts[lo:hi].tolist(), e.peak - lo, top, spaces)
-    before, after = _sides(units(vocabulary, ids, line), line.peak, near[0] - lo, near[1] - lo)
+    snippet = near[0] - lo, near[1] - lo
+    if (drawn := spans(vocabulary, ids, line)) is not None:
+        before, after = _cut(drawn, line.peak, *snippet)
+    else:
+        before, after = _sides(units(vocabulary, ids, line), line.peak, *snippet)
     text = b"".join(vocabulary.token(t) for t in ids).decode("utf-8", "replace")
     cuts = _cuts(near[0] > 0, lo > 0), _cuts(near[1] < n, hi < n)
     return Drawn(mark_safe(before), mark_safe(after), *cuts, direction(text), lo, n, hi - lo == n)
 
 
-def _sides(drawn: list[Unit], peak: int, lo: int, hi: int) -> tuple[str, str]:
+def _cut(drawn: list[str], peak: int, lo: int, hi: int) -> tuple[str, str]:
     """Markup before the peak and from it on; what a snippet, lo ≤ i < hi, leaves out stands in .far."""
+    before, after = "".join(drawn[lo:peak]), "".join(drawn[peak:hi])
+    far = "".join(drawn[:lo]), "".join(drawn[hi:])
+    return _far(far[0]) + before, after + _far(far[1])
+
+
+def _sides(drawn: list[Unit], peak: int, lo: int, hi: int) -> tuple[str, str]:
+    """The same of groups of tokens, none of which is divided."""
     before = [u for u in drawn if u.stop <= peak]
     after = drawn[len(before) :]
-    far = _far(u for u in before if u.stop <= lo), _far(u for u in after if u.start >= hi)
-    near_before = "".join(u.html for u in before if u.stop > lo)
-    near_after = "".join(u.html for u in after if u.start < hi)
-    return far[0] + near_before, near_after + far[1]
+    far = _html(u for u in before if u.stop <= lo), _html(u for u in after if u.start >= hi)
+    near = _html(u for u in before if u.stop > lo), _html(u for u in after if u.start < hi)
+    return _far(far[0]) + near[0], near[1] + _far(far[1])
 
 
-def _far(drawn: Iterable[Unit]) -> str:
-    html = "".join(u.html for u in drawn)
+def _html(drawn: Iterable[Unit]) -> str:
+    return "".join(u.html for u in drawn)
+
+
+def _far(html: str) -> str:
     return f"<span class=far>{html}</span>" if html else ""
 
 

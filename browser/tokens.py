@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
+import numpy as np
+import numpy.typing as npt
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
@@ -41,6 +43,8 @@ class Glyph:
     html: str
     text: str
     whole: bool
+    plain: str = ""  # the whole span where it does not fire
+    spaced: str = ""  # the same where leading spaces are marked
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Vocabulary:
     tokens: list[bytes]
     special: list[bool]
     _glyphs: dict[int, Glyph] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def specials(self) -> npt.NDArray[np.bool_]:
+        """is_special by id; the last is for all ids beyond the vocabulary."""
+        return np.array([*self.special, True], bool)
 
     def token(self, id: int) -> bytes:
         """Its bytes; none for an id beyond the vocabulary (models pad theirs)."""
@@ -64,7 +73,7 @@ class Vocabulary:
 
     def glyph(self, id: int) -> Glyph:
         if (known := self._glyphs.get(id)) is None:
-            known = self._glyphs[id] = _glyph(id, self.token(id), self.is_special(id))
+            known = self._glyphs[id] = _with_spans(_glyph(id, self.token(id), self.is_special(id)))
         return known
 
     def text(self, id: int) -> str:
@@ -162,6 +171,28 @@ class Line:
         attributes = _class(classes.rstrip()) + (f" data-a={act:.4g}" if act > 0 else "")
         kept = "" if raw is None else f' data-r="{escape(raw)}"'
         return f"<span{attributes}{kept}>{html}</span>"
+
+
+_SILENT = (0.0,)
+
+
+def _with_spans(glyph: Glyph) -> Glyph:
+    """Most tokens of a row do not fire and are drawn alike wherever they stand."""
+    plain = Line(_SILENT, 0, 1.0).span(0, glyph.classes, glyph.html)
+    spaced = Line(_SILENT, 0, 1.0, spaces=True).span(0, glyph.classes, glyph.html)
+    return replace(glyph, plain=plain, spaced=spaced)
+
+
+def spans(vocabulary: Vocabulary, ids: Sequence[int], line: Line) -> list[str] | None:
+    """Markup of each token; None where some are only parts of characters, and `units` groups them."""
+    glyphs = [vocabulary.glyph(i) for i in ids]
+    if not all(glyph.whole for glyph in glyphs):
+        return None
+    out = [glyph.spaced for glyph in glyphs] if line.spaces else [glyph.plain for glyph in glyphs]
+    for at, act in enumerate(line.acts):
+        if act > 0:
+            out[at] = line.span(at, glyphs[at].classes, glyphs[at].html)
+    return out
 
 
 def units(vocabulary: Vocabulary, ids: Sequence[int], line: Line) -> list[Unit]:

@@ -121,10 +121,12 @@ DATABASES["default"]["OPTIONS"] = {
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # the pool gives out no connection that a restart has broken
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_I18N = False  # English alone: what is not translated is not looked up, number by number
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
 LOGIN_URL = "login"
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # the admin's; no cookie to sign for a page
 CSRF_FAILURE_VIEW = "browser.views.site.not_asked"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any
 
+from django.db import connection
 from django.db.models import QuerySet
 
 from browser.errors import NotReady, RunDropped, RunNotFound, SaeAmbiguous, SaeDeleted, SaeNotFound
@@ -42,6 +45,40 @@ def resolve(ref: str) -> ResolvedSae:
 
     Raises SaeNotFound, SaeAmbiguous, RunNotFound or NotReady, which become pages with status 404.
     """
+    versions = _versions(ref)
+    known = _known.get(ref)
+    if known is None or known[0] != versions:
+        known = versions, _resolved(ref)
+        with _one:
+            _known.pop(ref if ref in _known or len(_known) < MOST_KNOWN else next(iter(_known)), None)
+            _known[ref] = known
+    return known[1]
+
+
+MOST_KNOWN = 64  # with their runs' summaries
+_known: dict[str, tuple[list[tuple[Any, ...]], ResolvedSae]] = {}  # by address, while the rows behind it are the same
+_one = Lock()
+_VERSIONS = """
+    select s.id, s.xmin::text, s.ctid::text, l.xmin::text, l.ctid::text,
+           r.id, r.xmin::text, r.ctid::text, d.xmin::text, d.ctid::text
+    from sae_backend_sae s join sae_backend_languagemodel l on l.id = s.lm_id
+    left join sae_backend_run r on {run}
+    left join sae_backend_dataset d on d.id = r.dataset_id
+    where s.sha256 like %s limit 2
+"""
+_OF_LIVE = _VERSIONS.format(run="r.id = s.current_run_id")
+_OF_PINNED = _VERSIONS.format(run="r.sae_id = s.id and r.number = %s")
+
+
+def _versions(ref: str) -> list[tuple[Any, ...]]:
+    """Which versions of which rows an address means now; that is quicker asked than a run's summary is read."""
+    prefix, _, number = ref.partition("@r")
+    with connection.cursor() as cursor:
+        cursor.execute(_OF_PINNED, [int(number), f"{prefix}%"]) if number else cursor.execute(_OF_LIVE, [f"{prefix}%"])
+        return cursor.fetchall()
+
+
+def _resolved(ref: str) -> ResolvedSae:
     prefix, _, number = ref.partition("@r")
     sae = find(prefix)
     if number:

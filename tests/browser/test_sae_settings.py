@@ -108,7 +108,7 @@ def test_a_superseded_run_is_kept_let_go_and_dropped_and_its_address_says_so(
     assert ada.get(at(live, "@r1")).status_code == 200
     ada.post(at(live, "/runs/1/unpin"))
     page = ada.get(at(live, "/settings")).content.decode()
-    assert f"Links to {live.sae.public_id}@r1 will say that it was dropped" in page
+    assert f"Links to {live.sae.public_id}@r1, which have been given out, will say that it was dropped" in page
     ada.post(at(live, "/runs/1/drop"))
     gone = ada.get(at(live, "@r1/7"))
     assert gone.status_code == 410 and "was dropped" in gone.content.decode()

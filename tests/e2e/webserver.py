@@ -59,14 +59,18 @@ class WebServer:
         self, method: str, path: str, body: bytes = b"", **headers: str
     ) -> tuple[int, Mapping[str, str], dict[str, Any] | str]:
         """Status, headers, and the body as JSON or text."""
+        status, told, data = self.raw(method, path, body, **headers)
+        is_json = "json" in told.get("Content-Type", "")
+        return status, told, json.loads(data) if is_json else data.decode()
+
+    def raw(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Mapping[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body or None, {**self.headers, **named})
         answer = connection.getresponse()
         data = answer.read()
         connection.close()
-        told = json.loads(data) if "json" in (answer.getheader("Content-Type") or "") else data.decode()
-        return answer.status, dict(answer.getheaders()), told
+        return answer.status, dict(answer.getheaders()), data
 
     def json(self, method: str, path: str, data: Any = None) -> dict[str, Any]:
         status, _, told = self.ask(method, path, json.dumps(data or {}).encode(), Content_Type="application/json")
