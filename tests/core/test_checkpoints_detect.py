@@ -18,9 +18,9 @@ from sae_backend.core.detected import ARCHITECTURES, as_json, choices_of
 from sae_backend.core.sae import SELECT, SparseAutoencoder
 from tests.core.small import small_sae
 from tests.core.test_bad_checkpoints import BAD
-from tests.core.test_checkpoints import FIXTURES
 from tests.core.test_checkpoints import READ as SAELENS
 from tests.core.test_checkpoints_formats import READ as OTHERS
+from tests.formats import FIXTURES
 
 IDENTITIES = {
     "dictionary_learning/gated": "f285e87bf8b1",

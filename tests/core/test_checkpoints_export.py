@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from sae_backend.core.checkpoints import CheckpointError, detect, export, load
 from sae_backend.core.sae import SparseAutoencoder
 from tests.core.small import D_MODEL, small_sae
-from tests.core.test_checkpoints import FIXTURES
 from tests.core.test_checkpoints import READ as SAELENS
 from tests.core.test_checkpoints_formats import READ as OTHERS
+from tests.formats import FIXTURES
 
 CANNOT: dict[tuple[str, str], str] = {
     ("lm_saes/topk", "saelens"): "rank latents by pre_acts times decoder norm",
