@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from django.core.management import call_command
 from django.db import connection
 from django.test import override_settings
 from pytest_django.live_server_helper import LiveServer
+from transformers import AutoModelForCausalLM
 
 from sae_backend import registry
 from sae_backend.models import Dataset, LanguageModel, SaeImport
+from tests import formats
 from tests.backend import messages
 from tests.core import small
 from tests.e2e import crew
@@ -30,7 +33,7 @@ class Site:
 
     url: str
     workers: crew.Workers
-    lm: LanguageModel  # 20 layers, 64 wide: of the fixtures' width
+    lm: LanguageModel  # 20 layers, 64 wide, with the fixtures' own x in its residual stream
     narrow: LanguageModel  # 48 wide, its heads together 64
     dataset: Dataset
 
@@ -60,10 +63,27 @@ def site(environment: dict[str, str], folder: Path) -> Iterator[Site]:
 
 
 def _language_models(folder: Path) -> tuple[LanguageModel, LanguageModel]:
-    wide = small.save_lm(folder / "wide", n_layer=20, n_embd=64, n_head=4)
+    wide = _of_the_fixtures(folder / "wide")
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
     narrow = small.save_lm(folder / "narrow", "llama", hidden_size=48, num_hidden_layers=2, **heads)
     return registry.register_lm("gpt2-small", str(wide)), registry.register_lm("narrow", str(narrow))
+
+
+def _of_the_fixtures(folder: Path) -> Path:
+    """A language model that has, of each token, one of the rows that libraries were given in its residual stream.
+
+    What attention writes the MLP takes away, so that it is there before and behind each of the blocks.
+    """
+    model = AutoModelForCausalLM.from_pretrained(small.save_lm(folder, n_layer=20, n_embd=64, n_head=4))
+    x, embedded = formats.arrays("saelens/standard")["x"], model.transformer.wte.weight.data
+    embedded.copy_(x[torch.arange(len(embedded)) % len(x)])
+    model.transformer.wpe.weight.data.zero_()
+    for block in model.transformer.h:
+        for sublayer, written in ((block.attn, -1.0), (block.mlp, 1.0)):
+            sublayer.c_proj.weight.data.zero_()
+            sublayer.c_proj.bias.data.fill_(written)
+    model.save_pretrained(folder)
+    return folder
 
 
 def _dataset(lm: LanguageModel) -> Dataset:
