@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
 
+from sae_backend import ownership
 from sae_backend.models import Run
 
 Anyone = AbstractBaseUser | AnonymousUser
@@ -27,7 +28,7 @@ def is_member(user: Anyone) -> bool:
 
 def is_staff(user: Anyone) -> bool:
     """Whoever looks after this site, and everyone with OPEN_TO_ALL."""
-    return bool(settings.OPEN_TO_ALL or (user.is_authenticated and getattr(user, "is_staff", False)))
+    return ownership.is_staff(user)
 
 
 def may_upload(user: Anyone) -> bool:
@@ -52,4 +53,4 @@ def may_steer(user: Anyone, run: Run) -> bool:
 
 def may_change(user: Anyone, what: Owned) -> bool:
     """Whether this user may correct, rename or delete it: who brought it in, and staff; from the shell, staff alone."""
-    return is_staff(user) or bool(user.is_authenticated and user.pk == what.owner_id)
+    return ownership.owns(user, what.owner_id)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from safetensors import SafetensorError
 
 from sae_backend import faults, intake, storage, store
+from sae_backend.additions.errors import AdditionError
 from sae_backend.core.checkpoints import CheckpointError
+from sae_backend.core.hub import HubError
 from sae_backend.core.language_model import LanguageModelError
 from sae_backend.core.run import RunError
+from sae_backend.core.text import TextError
 
 HELPFUL = (
-    CheckpointError, LanguageModelError, RunError, intake.IntakeError, storage.StorageError, store.StoreError
+    CheckpointError, LanguageModelError, RunError, TextError, HubError, intake.IntakeError, AdditionError,
+    storage.StorageError, store.StoreError,
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from sae_backend import (
     intake,
     kept,
     locks,
+    ownership,
     queue,
     runs,
     slugs,
@@ -58,9 +59,11 @@ def run_config(**options: Any) -> dict[str, Any]:
     return {**config, "versions": versions}
 
 
-def new_run(sae: Sae, dataset: Any, owner: Any = None, max_tokens: int | None = None, **options: Any) -> Run:
+def new_run(
+    sae: Sae, dataset: Any, owner: Any = None, max_tokens: int | None = None, aside: bool = False, **options: Any
+) -> Run:
     """A run with this machine's defaults, queued and sent; max_tokens bounds what it reads of the dataset."""
-    run = runs.create(sae, dataset, run_config(**options), owner, max_tokens)
+    run = runs.create(sae, dataset, run_config(**options), owner, max_tokens, aside)
     runs.log(run.pk, f"queued: {run.tokens_total:,} tokens of {dataset.name}, {sae.d_sae:,} latents")
     queue.start(run.pk)
     return run
@@ -273,7 +276,7 @@ def _explained(run_id: int) -> Iterator[None]:
 
 def import_sae(import_id: int) -> None:
     """From a checkpoint's files to an SAE in the store, and a run where a dataset was chosen."""
-    importing.carry_out(import_id, importing.import_step(), _import)
+    importing.carry_out(import_id, importing.IMPORT, _import)
 
 
 def _import(held: Held) -> None:
@@ -298,7 +301,7 @@ def _finish(held: Held, sae: Sae, is_new: bool) -> None:
     row = held.row
     run = None
     if row.dataset is not None:
-        run = new_run(sae, row.dataset, row.owner, row.max_tokens)
+        run = new_run(sae, row.dataset, row.owner, row.max_tokens, aside=not ownership.may_lead(row, sae))
     ended = {"state": SaeImport.State.DONE, "error": "", "done_at": timezone.now()}
     if not held.mine.update(sae=sae, run=run, **ended):
         raise Abandoned

@@ -134,6 +134,7 @@ class Run(models.Model):
     summary = models.JSONField(default=dict)  # figures of the SAE and run: store.SUMMARY says which
     pinned = models.BooleanField(default=False)
     shared_at = models.DateTimeField(null=True)  # a link pinned to it was first given out or followed
+    aside = models.BooleanField(default=False)  # takes the place of no run that its SAE's pages show
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="runs")  # who asked
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
@@ -151,6 +152,11 @@ class Run(models.Model):
     def n_contexts(self) -> int:
         """Contexts of its dataset that it reads, from the first on."""
         return self.tokens_total // self.dataset.ctx_len
+
+    @property
+    def address(self) -> str:
+        """What stands after /s/ where its pages are, or will be."""
+        return f"{self.sae.public_id}@r{self.number}" if self.aside else self.sae.public_id
 
     def __str__(self) -> str:
         return f"{self.sae.name} r{self.number}"
@@ -232,7 +238,8 @@ class SaeImport(models.Model):
     report = models.JSONField(default=dict)  # what the check found: see intake/checking.py
     state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
     error = models.TextField(blank=True)
-    attempts = models.IntegerField(default=0)  # times that a worker took up its check or import; the latest counts
+    attempts = models.IntegerField(default=0)  # times that it was asked for, or taken up by a worker; the latest counts
+    tries = models.IntegerField(default=0)  # workers since it was asked for that have not left it alive
     heartbeat_at = models.DateTimeField(null=True)  # of that worker, or when it was last sent
     touched_at = models.DateTimeField(auto_now_add=True)  # by a person; files that nobody comes back for are deleted
     sae = models.ForeignKey(Sae, models.CASCADE, null=True, related_name="imports")
@@ -294,7 +301,8 @@ class Addition(models.Model):
     unit = models.CharField(max_length=10, blank=True)  # of done and total: bytes or tokens
     done = models.BigIntegerField(default=0)
     total = models.BigIntegerField(null=True)
-    attempts = models.IntegerField(default=0)  # times that a worker took it up; the latest counts
+    attempts = models.IntegerField(default=0)  # times that it was asked for, or taken up by a worker; the latest counts
+    tries = models.IntegerField(default=0)  # workers since it was asked for that have not left it alive
     heartbeat_at = models.DateTimeField(null=True)
     made_lm = models.ForeignKey(LanguageModel, models.CASCADE, null=True, related_name="additions")
     made_dataset = models.ForeignKey(Dataset, models.CASCADE, null=True, related_name="additions")

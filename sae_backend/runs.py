@@ -14,8 +14,9 @@ from sae_backend.models import UNFINISHED, Dataset, DeletedSae, LogLine, Run, Ru
 
 
 def create(
-    sae: Sae, dataset: Dataset, config: dict[str, Any], owner: Any = None, max_tokens: int | None = None
-) -> Run:
+    sae: Sae, dataset: Dataset, config: dict[str, Any], owner: Any = None, max_tokens: int | None = None,
+    aside: bool = False,
+) -> Run:  # fmt: skip
     """A queued run with its shards and its stand-alone tables, over whole contexts of about max_tokens."""
     if dataset.lm_id != sae.lm_id:
         belongs = f"{dataset.name} is tokenized for {dataset.lm.name}; {sae.name} belongs to {sae.lm.name}"
@@ -28,7 +29,7 @@ def create(
         Sae.objects.select_for_update().get(pk=sae.pk)
         number = 1 + max([*sae.runs.values_list("number", flat=True), *earlier_numbers(sae)], default=0)
         run = Run.objects.create(
-            sae=sae, number=number, dataset=dataset, config=config, tokens_total=n_tokens, owner=owner
+            sae=sae, number=number, dataset=dataset, config=config, tokens_total=n_tokens, owner=owner, aside=aside
         )
         store.create_tables(run.pk)
         tokens = max(shard_tokens(sae.d_sae), n_tokens // MOST_FILES)

@@ -194,7 +194,7 @@ def _side_by_side(statements: Sequence[str]) -> None:
 
 
 def publish(run_id: int, figures: dict[str, Any]) -> None:
-    """Attach a sealed run's tables and point its SAE at it; the run before is retired."""
+    """Attach a sealed run's tables and point its SAE at it; the run before is retired, or it itself if it is aside."""
     latent, _ = tables(run_id)
     if Run.objects.filter(pk=run_id, state=Run.State.SEALED).exists():  # whose rows no longer change
         figures = {**figures, **summary.from_tables(latent, SORTABLE)}
@@ -209,6 +209,10 @@ def publish(run_id: int, figures: dict[str, Any]) -> None:
         _check_complete(run_id, sae.d_sae)
         _attach(run_id)
         Run.objects.filter(pk=run_id).update(state=Run.State.LIVE, live_at=timezone.now(), summary=figures)
+        if run.aside and sae.current_run_id:  # pages that are there are not its to replace
+            retired = {"state": Run.State.RETIRED, "retired_at": timezone.now(), "pinned": True}
+            Run.objects.filter(pk=run_id).update(**retired)
+            return
         if sae.current_run_id and sae.current_run_id != run_id:
             Run.objects.filter(pk=sae.current_run_id).update(state=Run.State.RETIRED, retired_at=timezone.now())
         Sae.objects.filter(pk=sae.pk).update(current_run=run)

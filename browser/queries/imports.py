@@ -40,7 +40,7 @@ def mine(user: Any) -> list[SaeImport]:
 
 
 def _imports() -> QuerySet[SaeImport]:
-    rows = SaeImport.objects.select_related("lm", "dataset__lm", "owner", "sae", "run")
+    rows = SaeImport.objects.select_related("lm", "dataset__lm", "owner", "sae", "run__sae")
     return rows.defer("lm__vocabulary", "dataset__lm__vocabulary").prefetch_related("files")
 
 
@@ -144,4 +144,5 @@ def _job(row: SaeImport) -> dict[str, Any] | None:
     if row.run is None:
         return None
     url, as_json = (reverse(name, args=[row.run.pk]) for name in ("run_detail", "run_json"))
-    return {"id": row.run.pk, "state": row.run.state, "url": url, "json": as_json}
+    pages = reverse("sae_detail", args=[row.run.address])
+    return {"id": row.run.pk, "state": row.run.state, "url": url, "json": as_json, "pages": pages}

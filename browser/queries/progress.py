@@ -229,7 +229,7 @@ class Progress:
             "workers": [_claim(shard) for shard in self.claims],
             "created": _iso(run.created_at), "started": _iso(run.started_at), "live": _iso(run.live_at),
             "ended": _iso(run.stopped_at), "heartbeat": _iso(run.heartbeat_at),
-            "url": reverse("run_detail", args=[run.pk]),
+            "url": reverse("run_detail", args=[run.pk]), "pages": reverse("sae_detail", args=[run.address]),
         }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def _was_here(sae: Sae, number: int) -> bool:
 def newer_run(resolved: ResolvedSae) -> Run | None:
     """An unfinished run that will take the place of the one shown."""
     waiting = (Run.State.QUEUED, Run.State.COMPUTING, Run.State.LOADING, Run.State.SEALED)
-    newer = resolved.sae.runs.filter(number__gt=resolved.run.number, state__in=waiting)
+    newer = resolved.sae.runs.filter(number__gt=resolved.run.number, state__in=waiting, aside=False)
     return None if resolved.pinned else newer.order_by("-number").first()
 
 

@@ -149,7 +149,7 @@ class UploadPage:
     @property
     def waits_long(self) -> bool:
         """No worker has begun with it in the time in which one that runs would have."""
-        if not self.row or not self.working or self.row.attempts:
+        if not self.row or not self.working or self.row.tries:
             return False
         since = self.row.heartbeat_at or self.row.created_at
         return timezone.now() - since > timedelta(seconds=settings.STALLED_SECONDS)
@@ -205,6 +205,8 @@ def _here(report: dict[str, Any]) -> list[CheckLine]:
     if here is None:
         return [CheckLine("Already here?", "ok", "no SAE with these weights")]
     text = f"these weights are here as {here['name']}, of {here['lm']}: computing adds a run to it"
+    if here.get("aside"):
+        text += ", at an address of its own: somebody else brought it in, and its pages stay as they are"
     url = reverse("sae_detail", args=[here["public_id"]])
     return [CheckLine("Already here?", "warn", text, here["public_id"], url)]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 from django.db.models.functions import Now
 
 from sae_backend import locks, queue
@@ -71,10 +72,11 @@ def cancel(row: Addition) -> bool:
 
 def again(row: Addition) -> bool:
     """Queue one again that failed or was cancelled."""
-    fresh = {"state": State.QUEUED, "error": "", "stage": "", "done": 0, "total": None, "attempts": 0, "done_at": None}
+    shown = {"state": State.QUEUED, "error": "", "stage": "", "done": 0, "total": None, "done_at": None}
+    counted = {"tries": 0, "attempts": F("attempts") + 1}  # a worker that is still at it is too late
     stopped = Addition.objects.filter(pk=row.pk, state__in=(State.FAILED, State.CANCELLED))
     with transaction.atomic():
-        queued = bool(stopped.update(heartbeat_at=Now(), **fresh))
+        queued = bool(stopped.update(heartbeat_at=Now(), **shown, **counted))
         transaction.on_commit(lambda: queue.send_addition(row.pk) if queued else None)
     return queued
 

@@ -7,7 +7,8 @@ The report, as JSON in SaeImport.report:
     checks     [{name, state: ok | warn | fail, text, figure}], of the container, the weights and the hook point
     fits       [{id, name, hook_point, sure}], language models that have the hook point with this width
     trial      core.trial.Trial: L0, FVU and a verdict on a few thousand tokens, and the seconds that they took
-    here       the SAE that these weights are already: {public_id, name, lm}
+    here       the SAE that these weights are already: {public_id, name, lm, aside}; aside: it is another's, so that a
+               run takes the place of none of its pages
     hub        where they came from: {id, commit, bytes}
     lm, options, dataset   what it was checked with; ready: whether it can be started with these
 """
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from django.conf import settings
 from django.db.models.functions import Now
 
-from sae_backend import intake, kept, packing, queue, store
+from sae_backend import intake, kept, ownership, packing, queue, store
 from sae_backend.core import checkpoints, hub, precision
 from sae_backend.core.checkpoints import CheckpointError, checks
 from sae_backend.core.detected import Check, Detected, Question
@@ -33,17 +35,21 @@ from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.trial import Trial, trial
 from sae_backend.intake import fits, from_hub
 from sae_backend.intake.errors import explained
-from sae_backend.intake.importing import Held, carry_out, check_step
+from sae_backend.intake.importing import CHECK, Held, carry_out
 from sae_backend.models import Dataset, LanguageModel, Sae, SaeImport
 from sae_backend.pulse import Abandoned
 
 TRIAL_TOKENS = 4096
+TOO_LONG = (
+    "the check took longer than {:,.0f} s (CHECK_SECONDS) and was given up: try it with a smaller language model or "
+    "dataset, or ask whoever runs this site"
+)
 State = SaeImport.State
 
 
 def check_import(import_id: int) -> None:
     """Read what has arrived of an import, and report; then it waits for its owner, or goes on by itself."""
-    carry_out(import_id, check_step(), _check)
+    carry_out(import_id, CHECK, _check)
 
 
 def _check(held: Held) -> None:
@@ -65,6 +71,7 @@ def _look(held: Held, report: dict[str, Any]) -> None:
     if row.from_hub:
         came = row.report.get("hub") if row.files.exists() else None  # those that are here stay
         report["hub"] = came or from_hub.bring(row, held.pulse.report)
+    held.allow(settings.CHECK_SECONDS, TOO_LONG.format(settings.CHECK_SECONDS))
     with explained(), intake.source_of(row) as source:
         held.pulse.report(0)
         detected = checkpoints.detect(source, **row.options)
@@ -73,7 +80,7 @@ def _look(held: Held, report: dict[str, Any]) -> None:
         sae = checkpoints.load(source, **row.options)
         held.pulse.report(0)
         report["checks"] += [asdict(each) for each in checks.static(sae)]
-        report["here"] = _here(sae.identity())
+        report["here"] = _here(row, sae.identity())
         _fit_and_try(held, sae, report)
 
 
@@ -100,9 +107,12 @@ def _choose(row: SaeImport, report: dict[str, Any]) -> None:
         row.dataset = Dataset.objects.filter(lm=row.lm, ready=True).order_by("pk").first()
 
 
-def _here(digest: str) -> dict[str, Any] | None:
+def _here(row: SaeImport, digest: str) -> dict[str, Any] | None:
     known = Sae.objects.select_related("lm").filter(sha256=digest).first()
-    return None if known is None else {"public_id": known.public_id, "name": known.name, "lm": known.lm.name}
+    if known is None:
+        return None
+    who = {"public_id": known.public_id, "name": known.name, "lm": known.lm.name}
+    return {**who, "aside": not ownership.may_lead(row, known)}
 
 
 def _fit_and_try(held: Held, sae: SparseAutoencoder, report: dict[str, Any]) -> None:
@@ -174,7 +184,7 @@ def _settle(held: Held, report: dict[str, Any], error: str) -> None:
     if row.go_on and not fine and not error:
         error = report["trial"]["text"] if report.get("trial") else "the check leaves something open: see the report"
     values = {"lm": row.lm, "dataset": row.dataset, "name": row.name or _name(report)}
-    if not held.mine.update(report=report, error=error, state=state, attempts=0, heartbeat_at=Now(), **values):
+    if not held.mine.update(report=report, error=error, state=state, tries=0, heartbeat_at=Now(), **values):
         raise Abandoned
     if state == State.QUEUED:
         queue.send_import(row.pk)

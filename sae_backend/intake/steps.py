@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from sae_backend import queue, storage
@@ -114,7 +115,7 @@ def check(row: SaeImport, **choices: Any) -> None:
     change(row, **choices)
     _refuse_incomplete(row)
     kept = {name: row.report[name] for name in ("hub",) if name in row.report}  # what was downloaded is here
-    _move(row, CHECKABLE, State.CHECKING, report=kept, error="", attempts=0, done_at=None)
+    _move(row, CHECKABLE, State.CHECKING, report=kept, error="", done_at=None)
     transaction.on_commit(lambda: queue.send_check(row.pk))
 
 
@@ -138,7 +139,7 @@ def start(row: SaeImport, **choices: Any) -> None:
         raise IntakeError("this import has not been checked with success yet: check it first")
     if row.report.get("lm") != row.lm_id or row.report.get("options") != row.options:
         raise IntakeError("the language model or a correction is not the one that was checked: check it again")
-    _move(row, (State.WAITING,), State.QUEUED, error="", attempts=0)
+    _move(row, (State.WAITING,), State.QUEUED, error="")
     transaction.on_commit(lambda: queue.send_import(row.pk))
 
 
@@ -162,6 +163,7 @@ def _move(row: SaeImport, before: Iterable[str], to: str, **fields: Any) -> None
         setattr(row, field, value)
     saved = ("name", "options", "lm", "dataset", "max_tokens", "go_on", "state", "touched_at", "heartbeat_at")
     values = {field: getattr(row, field) for field in {*saved, *fields}}
+    values |= {"tries": 0, "attempts": F("attempts") + 1}  # a worker that is still at what was asked before is too late
     if not SaeImport.objects.filter(pk=row.pk, state__in=list(before)).update(**values):
         row.refresh_from_db()
         raise IntakeError(f"this import is {row.state} and cannot be {_DONE[to]} now")

@@ -15,7 +15,7 @@ import pytest
 from django.contrib.auth.models import User
 from pyarrow import parquet
 
-from sae_backend import additions, registry, storage, store
+from sae_backend import additions, registry, storage, store, taking
 from sae_backend.additions import language_models, worker
 from sae_backend.core import bootable, contexts
 from sae_backend.models import Addition, Dataset, Document, LanguageModel
@@ -347,9 +347,28 @@ def test_a_cancelled_addition_leaves_nothing(lm: LanguageModel, tmp_path: Path) 
     assert additions.again(row) and tried(row).state == State.DONE
 
 
+def test_what_a_worker_brings_after_an_addition_was_cancelled_and_asked_for_again_is_not_taken(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = additions.ask("dataset", name="mine", **uploaded(lm, TEXT.encode(), "a.txt", tmp_path))
+    register = registry.register_dataset
+
+    def asked_again(*args: Any) -> Dataset:
+        monkeypatch.undo()
+        assert additions.cancel(row) and additions.again(row)
+        return register(*args)
+
+    monkeypatch.setattr(registry, "register_dataset", asked_again)
+    messages.forget()
+    worker.add(row.pk)
+    row.refresh_from_db()
+    assert (row.state, row.made_dataset) == (State.QUEUED, None)
+    assert tried(row).state == State.DONE
+
+
 def test_an_addition_that_ends_workers_is_given_up(lm: LanguageModel, tmp_path: Path) -> None:
     row = additions.ask("dataset", name="mine", **uploaded(lm, TEXT.encode(), "a.txt", tmp_path))
-    Addition.objects.filter(pk=row.pk).update(state=State.RUNNING, attempts=worker.MAX_ATTEMPTS)
+    Addition.objects.filter(pk=row.pk).update(state=State.RUNNING, tries=taking.MAX_TRIES)
     assert "workers ended over this" in tried(row).error
 
 

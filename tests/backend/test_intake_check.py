@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from django.contrib.auth.models import User
 from safetensors.torch import load_file, save_file
 
 from sae_backend import cleaning, intake, jobs, locks, queue, storage
@@ -69,11 +70,29 @@ def test_a_checkpoint_is_described_fitted_tried_and_then_imported_by_one_word(da
 def test_weights_that_are_here_already_are_found_before_anything_is_computed(lm: LanguageModel) -> None:
     sae = demo.a_sae(lm)
     row = checked(opened(SAE))
-    assert row.report["here"] == {"public_id": sae.public_id, "name": sae.name, "lm": "demo"}
+    assert row.report["here"] == {"public_id": sae.public_id, "name": sae.name, "lm": "demo", "aside": True}
     intake.start(row)
     messages.carry_out()
     assert fresh(row).sae == sae and Sae.objects.count() == 1
     assert not row.files.filter(kept=True).exists()  # they count for nobody
+
+
+def test_a_run_of_weights_that_another_brought_in_stands_beside_their_pages(dataset: Dataset) -> None:
+    ada, eve = (User.objects.create_user(name) for name in ("ada", "eve"))
+
+    def computed(owner: User) -> SaeImport:
+        row = checked(opened(SAE, owner=owner), max_tokens=100)
+        intake.start(row)
+        messages.carry_out()
+        return fresh(row)
+
+    first = computed(ada)
+    theirs = computed(eve)
+    assert theirs.report["here"]["aside"] and theirs.run is not None and theirs.sae is not None
+    assert theirs.sae.current_run == first.run and theirs.run.address == f"{theirs.sae.public_id}@r2"
+    assert (theirs.run.state, theirs.run.pinned, theirs.run.error) == (Run.State.RETIRED, True, "")
+    again = computed(ada)
+    assert not again.report["here"]["aside"] and again.sae is not None and again.sae.current_run == again.run
 
 
 def test_the_same_weights_of_another_language_model_lead_to_the_sae_that_is_here(lm: LanguageModel) -> None:
@@ -204,24 +223,25 @@ def test_a_check_that_is_killed_is_done_again_and_not_for_ever(dataset: Dataset)
     row = opened(SAE)
     intake.check(row)
     messages.forget()  # its message is lost
-    SaeImport.objects.update(attempts=4, heartbeat_at=None, created_at="2020-01-01T00:00Z")
+    SaeImport.objects.update(tries=4, heartbeat_at=None, created_at="2020-01-01T00:00Z")
     assert queue.sweep(600) == 1
     messages.carry_out()
     assert fresh(row).error == "" and fresh(row).report["ready"]
     intake.check(fresh(row))
     messages.forget()
-    SaeImport.objects.update(attempts=5)
+    SaeImport.objects.update(tries=5)
     checking.check_import(row.pk)
-    assert fresh(row).state == State.WAITING and "5 workers ended while they read" in fresh(row).error
+    assert fresh(row).state == State.WAITING and "5 workers ended over this" in fresh(row).error
 
 
 def test_a_check_that_another_worker_has_or_that_was_cancelled_is_left_alone(dataset: Dataset) -> None:
     row = opened(SAE)
     intake.check(row)
     messages.forget()
+    attempts = fresh(row).attempts
     with locks.alone("import", row.pk), ThreadPoolExecutor(1) as other:
         other.submit(elsewhere, row.pk).result()
-    assert (fresh(row).state, fresh(row).attempts) == (State.CHECKING, 0)
+    assert (fresh(row).state, fresh(row).attempts) == (State.CHECKING, attempts)
     assert intake.cancel(fresh(row)) and not intake.cancel(fresh(row))
     checking.check_import(row.pk)
     assert fresh(row).state == State.CANCELLED and fresh(row).report == {}
@@ -243,6 +263,29 @@ def test_an_import_that_is_cancelled_while_a_worker_reads_it_leaves_no_sae(
     monkeypatch.setattr(jobs, "_fitting_hook", cancelled_meanwhile)
     messages.carry_out()
     assert fresh(row).state == State.CANCELLED and Sae.objects.count() == 0 and Run.objects.count() == 0
+
+
+def test_what_a_check_brings_after_it_was_given_up_and_asked_for_again_is_not_taken(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = opened(SAE)
+    slow = checking._fit_and_try
+
+    def asked_again(held: Any, *rest: Any) -> None:
+        monkeypatch.undo()
+        held.fail("given up")
+        assert fresh(row).error == "given up"
+        intake.check(fresh(row), options={"hook_name": "blocks.1.hook_resid_post"})
+        messages.carry_out()  # whoever takes it finds this worker at it
+        slow(held, *rest)
+
+    monkeypatch.setattr(checking, "_fit_and_try", asked_again)
+    intake.check(row)
+    messages.forget()
+    checking.check_import(row.pk)
+    assert (fresh(row).state, fresh(row).report) == (State.CHECKING, {})
+    messages.carry_out()
+    assert fresh(row).report["options"] == {"hook_name": "blocks.1.hook_resid_post"}
 
 
 def test_a_check_that_takes_too_long_is_given_up_with_a_sentence(

@@ -178,7 +178,7 @@ def test_while_a_worker_has_it_the_page_follows_with_and_without_scripts(
 def test_one_that_no_worker_takes_says_what_to_do(member: Client, ada: User) -> None:
     row = an_import(ada, "checking", heartbeat_at=run_rows.ago(3600))
     assert "start one: <code>make worker</code>" in text(member, row)
-    SaeImport.objects.filter(pk=row.pk).update(attempts=1)
+    SaeImport.objects.filter(pk=row.pk).update(tries=1)
     assert "A worker reads the files" in text(member, row)
 
 

@@ -166,10 +166,10 @@ def nobody_may_store_an_sae() -> Iterator[None]:
         yield
 
 
-def waits_in_an_import(attempts: int) -> bool:
+def waits_in_an_import(tries: int) -> bool:
     with connection.cursor() as cursor:
         cursor.execute("select count(*) from pg_locks where locktype = 'advisory' and not granted and objsubid = 2")
-        return bool(cursor.fetchone()[0]) and the_import().attempts == attempts
+        return bool(cursor.fetchone()[0]) and the_import().tries == tries
 
 
 @pytest.mark.parametrize("fault", ["killed", "hanging"])
