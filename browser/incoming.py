@@ -29,7 +29,10 @@ class Direct(FileUploadHandler):
         super().new_file(*args, **options)
         self.place = tempfile.NamedTemporaryFile(dir=_folder(), prefix="form-")  # noqa: SIM115  # closed with the request
 
+        self.room = limits.Room(_folder())
+
     def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes | None:
+        self.room.take(len(raw_data))
         self.place.write(raw_data)
         return None
 
@@ -44,7 +47,7 @@ def _folder() -> Path:
     return folder
 
 
-def takes_files(before: Callable[..., object]) -> Callable[[View], View]:
+def takes_files(before: Callable[..., object], most: Callable[[], int] | None = None) -> Callable[[View], View]:
     """Look at who asks, and for how much, before a body of gigabytes is read; only then at its CSRF token."""
 
     def decorate(view: View) -> View:
@@ -52,7 +55,7 @@ def takes_files(before: Callable[..., object]) -> Callable[[View], View]:
         @wraps(view)
         def outer(request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
             before(request, *args, **options)
-            _check_length(request)
+            _check_length(request, most() if most else settings.UPLOAD_MAX_BYTES)
             request.upload_handlers = [Direct(request)]
             with tus.patient(request):
                 return csrf_protect(view)(request, *args, **options)
@@ -62,14 +65,19 @@ def takes_files(before: Callable[..., object]) -> Callable[[View], View]:
     return decorate
 
 
-def _check_length(request: HttpRequest) -> None:
-    """Refuse a body that is too long for any import, or for the disk."""
-    length = request.META.get("CONTENT_LENGTH") or "0"
-    if not length.isdecimal():
+def length(request: HttpRequest) -> int:
+    """How long the body is said to be; a server gives no more of it."""
+    said = request.META.get("CONTENT_LENGTH") or "0"
+    if not said.isdecimal():
         raise errors.Malformed("say how long the request is, in Content-Length")
-    if int(length) > settings.UPLOAD_MAX_BYTES + FORM:
-        raise errors.TooLarge(f"one import may have {limits.in_words(settings.UPLOAD_MAX_BYTES)} here")
-    limits.check_room(_folder(), int(length))
+    return int(said)
+
+
+def _check_length(request: HttpRequest, most: int) -> None:
+    """Refuse a body that is too long for what it is to be, or for the disk."""
+    if length(request) > most + FORM:
+        raise errors.TooLarge(f"one import may have {limits.in_words(most)} here")
+    limits.check_room(_folder(), length(request))
 
 
 def files(request: HttpRequest) -> Iterator[tuple[str, Path]]:

@@ -25,7 +25,7 @@ VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 ALGORITHMS = ("sha256", "sha1")
 PIECE = "application/offset+octet-stream"
-STATUS: dict[type[errors.IntakeError], int] = {
+STATUS: dict[type[Exception], int] = {
     errors.Malformed: 400, errors.WrongOffset: 409, errors.Gone: 410, errors.TooLarge: 413, errors.Busy: 423,
     errors.TooMany: 429, errors.Damaged: 460, errors.Unavailable: 503, errors.Full: 507,
 }  # fmt: skip

@@ -58,9 +58,7 @@ def explained(view: View) -> View:
                 raise
             return pages.as_json({"error": error.kind, "message": f"{error.heading}. {error.sentence}"}, 404)
         except OSError as error:
-            if error.errno not in errors.OUT_OF_ROOM:
-                raise
-            return _refused(request, errors.Full("the server has no room for this now: try again later"), None)
+            return _refused(request, errors.full(error), None)
 
     return outer
 

@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
@@ -22,7 +23,7 @@ from browser.queries.sources import Adding
 from browser.source_forms import DatasetForm, LmForm, OtherLmForm, SourceForm
 from sae_backend import additions
 from sae_backend.additions import AdditionError
-from sae_backend.intake.errors import IntakeError
+from sae_backend.intake.errors import IntakeError, full
 from sae_backend.models import Addition
 from sae_backend.storage import StorageError
 
@@ -50,10 +51,13 @@ def explained(show: Callable[..., Any]) -> Callable[[View], View]:
             try:
                 return view(request, *args, **options)
             except (AdditionError, IntakeError, StorageError, Refused) as error:
-                status = 403 if isinstance(error, Refused) else tus.STATUS.get(type(error), 409)  # type: ignore[arg-type]
-                if wants_json(request):
-                    return pages.as_json({"error": "not possible", "message": str(error)}, status)
-                return pages.show(request, show(request.user, *args, **options, error=str(error)), status)
+                refused = error
+            except OSError as error:
+                refused = full(error)
+            status = 403 if isinstance(refused, Refused) else tus.STATUS.get(type(refused), 409)
+            if wants_json(request):
+                return pages.as_json({"error": "not possible", "message": str(refused)}, status)
+            return pages.show(request, show(request.user, *args, **options, error=str(refused)), status)
 
         return outer
 
@@ -74,11 +78,14 @@ def _member(request: HttpRequest, *_: Any, **__: Any) -> None:
         raise Refused(NOT_MEMBER)
 
 
+def _owner(request: HttpRequest) -> Any:
+    return request.user if request.user.is_authenticated else None
+
+
 def _ask(request: HttpRequest, **fields: Any) -> Addition:
     """Queue it as this user's; the server's own hub token is for staff."""
-    owner = request.user if request.user.is_authenticated else None
     options = {**fields.pop("options", {}), **({"token": True} if is_staff(request.user) else {})}
-    return additions.ask(owner=owner, options=options, **fields)
+    return additions.ask(owner=_owner(request), options=options, **fields)
 
 
 def _queued(request: HttpRequest, row: Addition) -> HttpResponse:
@@ -150,7 +157,15 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
     return pages.as_json(page.as_json()) if wants_json(request) else pages.show(request, page)
 
 
-@incoming.takes_files(_member)
+def _may_send(request: HttpRequest) -> None:
+    """Look at who asks, and how much comes; a form around a file is short."""
+    _member(request)
+    size = incoming.length(request) - incoming.FORM
+    if request.content_type == "multipart/form-data" and size > 0:
+        additions.check_size(size, _owner(request))
+
+
+@incoming.takes_files(_may_send, lambda: settings.TEXT_MAX_BYTES)
 def _dataset_create(request: HttpRequest) -> HttpResponse:
     files = list(incoming.files(request)) if request.content_type != "application/json" else []
     name, place = files[0] if files else ("", None)
@@ -160,7 +175,7 @@ def _dataset_create(request: HttpRequest) -> HttpResponse:
     kept = _kept(request, name, place)
     try:
         return _queued(request, _ask(request, **form.addition, **kept))
-    except AdditionError:
+    except (AdditionError, IntakeError):
         additions.forget_text(kept.get("text_sha256", ""))
         raise
 
@@ -169,8 +184,8 @@ def _kept(request: HttpRequest, name: str, place: Path | None) -> dict[str, Any]
     """The file that came along, stored where workers find it."""
     if place is None:
         return {}
-    owner = request.user if request.user.is_authenticated else None
-    additions.check_upload(name, place.stat().st_size, owner)
+    additions.check_name(name)
+    additions.check_size(place.stat().st_size, _owner(request))
     sha256, size = additions.keep_text(place)
     return {"text_sha256": sha256, "text_bytes": size}
 
@@ -202,9 +217,8 @@ def dataset_for(request: HttpRequest, pk: int) -> HttpResponse:
     page, form = sources.dataset(request.user, pk), OtherLmForm(_said(request))
     if not form.is_valid():
         return _invalid(request, form, lambda: sources.dataset(request.user, pk, error="Choose a language model."))
-    owner = request.user if request.user.is_authenticated else None
-    token = is_staff(request.user)
-    return _queued(request, additions.for_other_lm(page.row.dataset, form.cleaned_data["lm"], owner, token))
+    lm, token = form.cleaned_data["lm"], is_staff(request.user)
+    return _queued(request, additions.for_other_lm(page.row.dataset, lm, _owner(request), token))
 
 
 # ---- on their way in ---------------------------------------------------------------------------------

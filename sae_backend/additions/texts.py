@@ -14,24 +14,29 @@ from sae_backend import locks, storage
 from sae_backend.additions.errors import AdditionError
 from sae_backend.core import text
 from sae_backend.intake import limits
+from sae_backend.intake.errors import TooLarge
 from sae_backend.models import Addition, Dataset
 
 TEXTS = "texts"
 
 
-def check_upload(name: str, size: int, owner: Any) -> None:
-    """Refuse a file by its name and size, before it is read; AdditionError says what may come."""
+def check_name(name: str) -> None:
+    """Refuse a file that is not read as text."""
     if not text.kind(name):
         readable = ", ".join(text.SUFFIXES)
         raise AdditionError(f"{name[-60:]!r} is none of {readable}, each perhaps packed as .gz or .zst: convert it")
+
+
+def check_size(size: int, owner: Any) -> None:
+    """Refuse a file by its size, as soon as that is known."""
     if size > settings.TEXT_MAX_BYTES:
-        raise AdditionError(
+        raise TooLarge(
             f"this file has {limits.in_words(size)} and {limits.in_words(settings.TEXT_MAX_BYTES)} may be uploaded: "
             "take a part of it, or put it on the hub or into a folder of the server"
         )
     mine = stored(owner)
     if mine + size > settings.TEXT_QUOTA_BYTES:
-        raise AdditionError(
+        raise TooLarge(
             f"you have {limits.in_words(mine)} of text here and this adds {limits.in_words(size)}; "
             f"{limits.in_words(settings.TEXT_QUOTA_BYTES)} are allowed: delete a dataset first"
         )
@@ -41,6 +46,13 @@ def stored(owner: Any) -> int:
     """Bytes of uploaded text that somebody has here, each file once."""
     files = Addition.objects.filter(owner=owner).exclude(text_sha256="").values("text_sha256", "text_bytes").distinct()
     return int(files.aggregate(total=Sum("text_bytes"))["total"] or 0)
+
+
+def hold(sha256: str) -> None:
+    """Keep an uploaded file from being forgotten until our transaction ends, which makes something of it."""
+    locks.one_at_a_time(TEXTS)
+    if not storage.current().names(f"{TEXTS}/{sha256}"):
+        raise AdditionError("this text was deleted meanwhile, with the last data set made of it: upload it again")
 
 
 def keep_text(path: Path) -> tuple[str, int]:

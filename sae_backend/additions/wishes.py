@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from sae_backend import locks, queue
 from sae_backend.additions.errors import AdditionError
-from sae_backend.additions.texts import forget_text
+from sae_backend.additions.texts import forget_text, hold
 from sae_backend.models import Addition, Dataset, LanguageModel
 
 State = Addition.State
@@ -32,6 +32,8 @@ def ask(kind: str, origin: str, name: str, source: str, owner: Any = None, **mor
     with transaction.atomic():
         locks.one_at_a_time(f"additions of {owner.pk if owner else 'nobody'}")
         _refuse_too_many(owner)
+        if row.text_sha256:
+            hold(row.text_sha256)
         row.save()
         transaction.on_commit(lambda: queue.send_addition(row.pk))
     return row

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sae_backend.intake.errors import IntakeError
-from sae_backend.intake.limits import in_words
+from sae_backend.intake.limits import Room, in_words
 
 MAX_ENTRIES = 2000
 MAX_DEPTH = 8
@@ -53,8 +53,8 @@ def _is_of_a_library(path: Path, name: str) -> bool:
 
 def unpack(path: Path, name: str, into: Path, limit: int) -> None:
     """Unpack into a folder, at most `limit` bytes."""
-    budget = Budget(name, min(limit, FREE + MAX_RATIO * path.stat().st_size), limit)
     into.mkdir(parents=True, exist_ok=True)
+    budget = Budget(name, min(limit, FREE + MAX_RATIO * path.stat().st_size), limit, Room(into))
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
@@ -73,8 +73,8 @@ def unpack(path: Path, name: str, into: Path, limit: int) -> None:
 class Budget:
     """What one archive may still become."""
 
-    def __init__(self, name: str, most: int, limit: int) -> None:
-        self.name, self.most, self.limit = name, most, limit
+    def __init__(self, name: str, most: int, limit: int, room: Room) -> None:
+        self.name, self.most, self.limit, self.room = name, most, limit, room
         self.left = most
         self.names: set[str] = set()
 
@@ -105,6 +105,7 @@ class Budget:
             raise self.refusal(f"grows to more than {MAX_RATIO} times its size, which no weights do: send the files")
         if self.left < 0:
             raise self.refusal(f"grows to more than {in_words(self.limit)}, the most that is allowed here")
+        self.room.take(size)
 
     def refusal(self, why: str) -> ArchiveError:
         return ArchiveError(f"{self.name} {why}")

@@ -69,6 +69,13 @@ class Gone(IntakeError):
     kind = "gone"
 
 
+def full(error: OSError) -> Full:
+    """What to say where a disk of the web server is full; any other error goes on."""
+    if error.errno not in OUT_OF_ROOM:
+        raise error
+    return Full("the server has no room for this now: try again later")
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Say what to do where a worker's disk is full."""

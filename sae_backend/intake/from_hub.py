@@ -70,6 +70,7 @@ def bring(row: SaeImport, report: Callable[[int], None]) -> dict[str, Any]:
     with explained():
         into = _make_room(row, there.size)
         for path, name in names.items():
+            limits.check_room(into, there.files[path])
             here = hub.fetch(there, path, report, into)
             report(0)
             keep_file(row, name, here)

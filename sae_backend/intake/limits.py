@@ -77,6 +77,21 @@ def check_adding(row: SaeImport, size: int) -> None:
         )
 
 
+class Room:
+    """Looks at the free space again and again while something is written: others write too."""
+
+    EVERY = 16 << 20  # bytes between two looks
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.left = place, self.EVERY
+
+    def take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            check_room(self.place, size)
+            self.left = self.EVERY
+
+
 def check_room(place: Path, needed: int) -> None:
     """Refuse to begin what would leave less free space than the site needs for everything else."""
     there = os.statvfs(place)

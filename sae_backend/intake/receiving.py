@@ -187,10 +187,11 @@ def _take(
 
 def _copy(file: UploadFile, handle: int, at: int, most: int, body: Readable, sums: Any) -> int:
     """Bytes taken until the body, or the connection, ended."""
-    taken, noted = 0, time.monotonic()
+    taken, noted, room = 0, time.monotonic(), limits.Room(staged(file).parent)
     while taken < most and (piece := _read(body, min(PIECE, most - taken))):
         if sums is not None:
             sums.update(piece)
+        room.take(len(piece))
         _write(handle, piece)
         taken += len(piece)
         if time.monotonic() - noted > NOTED_SECONDS:

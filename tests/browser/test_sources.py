@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +219,33 @@ def test_text_has_quotas(member: Client, settings: Any) -> None:
     settings.MAX_OPEN_ADDITIONS = 1
     assert "at once" in send(b"z")
     assert Addition.objects.count() == 1 and len(storage.current().folders("texts")) == before + 1
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_read(member: Client, settings: Any) -> None:
+    settings.TEXT_MAX_BYTES = 1000
+    answer = member.post("/datasets", {"file": text(content=bytes(3 << 20)), "lm": sae_rows.language_model().name})
+    assert answer.status_code == 413 and "this file has 2 MB and 1000 bytes may be uploaded" in answer.content.decode()
+
+
+def test_a_disk_that_is_full_is_a_sentence(program: Client) -> None:
+    data = {"file": text(content=bytes(2 << 20)), "lm": sae_rows.language_model().name}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        answer = program.post("/datasets.json", data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.status_code == 507 and "no room for this now" in answer.json()["message"]
+    assert not Addition.objects.exists()
+
+
+def test_a_text_that_another_forgets_meanwhile_is_asked_for_again(tmp_path: Path) -> None:
+    lm, path = sae_rows.language_model(), tmp_path / "moon.txt"
+    path.write_bytes(b"a text of its own")
+    sha256, size = additions.keep_text(path)
+    additions.forget_text(sha256)
+    with pytest.raises(additions.AdditionError, match="upload it again"):
+        additions.ask("dataset", "upload", "moon", path.name, lm=lm, text_sha256=sha256, text_bytes=size)
 
 
 def test_a_form_of_another_site_is_refused(ada: User) -> None:
