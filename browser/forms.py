@@ -30,14 +30,14 @@ class LoginForm(AuthenticationForm):
         try:
             return super().clean()
         except ValidationError:
-            throttle.failed("password", address, name.lower())
-            throttle.failed("password", address)
+            throttle.count("password", address, name.lower())
+            throttle.count("password", address)
             raise
 
     def _guessed(self, address: str, name: str) -> bool:
         return (
-            throttle.failures("password", address, name.lower()) >= throttle.OF_ONE_NAME
-            or throttle.failures("password", address) >= throttle.OF_ONE_ADDRESS
+            throttle.counted("password", address, name.lower()) >= throttle.OF_ONE_NAME
+            or throttle.counted("password", address) >= throttle.OF_ONE_ADDRESS
         )
 
 

@@ -65,7 +65,7 @@ class ApiTokens:
 
     def _refused(self, request: HttpRequest) -> HttpResponseBase:
         """401, or 429 to who asks on and on. Those with a good token at the same address are not kept out for it."""
-        if throttle.failed("token", throttle.address(request)) > throttle.OF_ONE_ADDRESS:
+        if throttle.count("token", throttle.address(request)) > throttle.OF_ONE_ADDRESS:
             slow = {"error": "too many requests", "message": f"Too many wrong tokens. {UNKNOWN}"}
             response = pages.as_json(slow, 429)
             response["Retry-After"] = str(throttle.SECONDS)

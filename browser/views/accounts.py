@@ -16,12 +16,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from browser import accounts, pages
+from browser import accounts, pages, throttle
 from browser.errors import NotFound
 from browser.forms import LoginForm, TokenForm
 from browser.queries.accounts import AccountPage, LoginPage, RegisterPage, tokens
 
 SAID = {"password": "The password is changed. Tokens go on working: revoke those you doubt.", "revoked": "Revoked."}
+OFTEN = f"Too many accounts were asked for from where you are. Wait {throttle.SECONDS // 60} minutes and try again."
 GET_OR_POST = require_http_methods(["GET", "HEAD", "POST"])
 
 
@@ -51,10 +52,13 @@ def register(request: HttpRequest) -> HttpResponse:
     if not settings.OPEN_REGISTRATION:
         raise NotFound("Accounts are not made here", "Whoever runs this site makes accounts: ask for one.")
     form: UserCreationForm[User] = UserCreationForm(request.POST if request.method == "POST" else None)
+    often = form.is_bound and throttle.count("account", throttle.address(request)) > throttle.ACCOUNTS
+    if often:
+        form.add_error(None, OFTEN)
     if form.is_bound and form.is_valid():
         auth.login(request, form.save())
         return redirect(_target(request))
-    return pages.show(request, RegisterPage(form, _target(request)))
+    return pages.show(request, RegisterPage(form, _target(request)), 429 if often else 200)
 
 
 def _target(request: HttpRequest) -> str:

@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.core.management import CommandError, call_command
-from django.test import Client
+from django.test import Client, RequestFactory
 
 from browser import accounts, permissions, throttle
 from browser.models import ApiToken
@@ -31,7 +31,7 @@ PASSWORD = "correct horse battery"
 def uncounted() -> Iterator[None]:
     """Failures of one test do not keep the next one out."""
     yield
-    for key in cache._cache.get_client().keys("*failures:*"):  # type: ignore[attr-defined]
+    for key in cache._cache.get_client().keys("*counted:*"):  # type: ignore[attr-defined]
         cache._cache.get_client().delete(key)  # type: ignore[attr-defined]
 
 
@@ -46,8 +46,9 @@ def member(client: Client, ada: User) -> Client:
     return client
 
 
-def log_in(client: Client, password: str = PASSWORD, **more: str) -> Any:
-    return client.post("/login", {"username": "ada", "password": password, **more})
+def log_in(client: Client, password: str = PASSWORD, by: str = "", **more: str) -> Any:
+    headers = {"X-Forwarded-For": by} if by else {}
+    return client.post("/login", {"username": "ada", "password": password, **more}, headers=headers)
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -87,6 +88,29 @@ def test_whoever_guesses_on_and_on_must_wait(client: Client, ada: User) -> None:
     User.objects.create_user("eve", password=PASSWORD)
     other = client.post("/login", {"username": "eve", "password": PASSWORD})
     assert other.status_code == 302  # only the name that was guessed at waits
+
+
+def test_behind_a_proxy_only_what_it_says_of_an_address_counts(client: Client, ada: User, settings: Any) -> None:
+    settings.PROXIES = 1
+    for n in range(throttle.OF_ONE_NAME):
+        log_in(client, "guess", by=f"10.0.0.{n}, 192.0.2.7")  # the first is the guesser's word
+    assert "Too many wrong" in log_in(client, by="10.9.9.9,192.0.2.7").content.decode()
+    assert log_in(client, by="192.0.2.8").status_code == 302
+
+
+@pytest.mark.parametrize(("seen", "counted"), [("2001:db8::1", "2001:db8::/64"), ("192.0.2.1",) * 2, (":x",) * 2])
+def test_addresses_of_version_6_count_by_their_network(seen: str, counted: str) -> None:
+    assert throttle.address(RequestFactory().get("/", REMOTE_ADDR=seen)) == counted
+
+
+def test_accounts_are_made_only_so_often_from_one_address(client: Client, settings: Any) -> None:
+    settings.OPEN_REGISTRATION = True
+    for _ in range(throttle.ACCOUNTS):
+        assert client.post("/register", {}).status_code == 200
+    form = {"username": "grace", "password1": PASSWORD, "password2": PASSWORD}
+    answer = client.post("/register", form)
+    assert answer.status_code == 429 and "Too many accounts" in answer.content.decode() and not User.objects.exists()
+    assert client.post("/register", form, REMOTE_ADDR="192.0.2.9").status_code == 302
 
 
 def test_logging_out_needs_a_form_of_this_site(ada: User) -> None:
