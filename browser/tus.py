@@ -58,9 +58,20 @@ def create(request: HttpRequest, row: SaeImport) -> HttpResponse:
     told = metadata(request.headers.get("Upload-Metadata", ""))
     name = told.get("relativePath") if "/" in told.get("relativePath", "") else told.get("filename") or told.get("name")
     file = intake.add_file(row, name or "", _number(request, "Upload-Length"), told.get("sha256", ""))
-    at = _append(request, file, 0) if request.content_type == PIECE else intake.offset(file)
+    at = _first_piece(request, file) if request.content_type == PIECE else intake.offset(file)
     place = reverse("import_file", args=[row.key, file.key])
     return _answer(201, {"Location": place, "Upload-Offset": str(at), **_expiry(file)})
+
+
+def _first_piece(request: HttpRequest, file: UploadFile) -> int:
+    """How much is here of what came along: who knows the file's address can send the rest, whatever became of this."""
+    try:
+        return _append(request, file, 0)
+    except (errors.Malformed, errors.TooLarge):
+        intake.remove_file(file)
+        raise
+    except errors.IntakeError:
+        return intake.offset(file)
 
 
 def head(request: HttpRequest, file: UploadFile) -> HttpResponse:

@@ -318,7 +318,7 @@ def _found_or_created(
     known = Sae.objects.select_related("lm").filter(sha256=digest).first()
     if known is not None:
         return _same_lm(known, lm), False
-    name = row.name or source.name
+    name = slugs.distinct(row.name or source.name)
     hub = {"source": row.report["hub"]} if row.report.get("hub") else {}
     return Sae.objects.create(
         sha256=digest, name=name, slug=slugs.free(name, digest), lm=lm, hook_name=hook_name, owner=row.owner,

@@ -247,6 +247,16 @@ class SaeImport(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     done_at = models.DateTimeField(null=True)
 
+    @property
+    def source_name(self) -> str:
+        """Where it comes from, for everybody: of what the shell was given the last part alone."""
+        return self.source if self.from_hub else self.source.rstrip("/").rpartition("/")[2]
+
+    @property
+    def public_error(self) -> str:
+        """The same of its error, which may name that file or folder."""
+        return self.error.replace(self.source, self.source_name) if self.source else self.error
+
 
 class UploadFile(models.Model):
     """One file of an import, kept under its key; `name` is only how people and the loader know it."""

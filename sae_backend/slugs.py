@@ -24,6 +24,15 @@ def free(name: str, sha256: str) -> str:
     return slug
 
 
+def distinct(name: str) -> str:
+    """A name that no SAE here has, so that lists tell two of one origin and size apart; in the same section."""
+    given, n = name, 1
+    while Sae.objects.filter(name=given).exists():
+        n += 1
+        given = f"{name[:LONGEST]} ({n})"
+    return given
+
+
 def _is_anothers(slug: str, sha256: str) -> bool:
     others = ~Q(sha256=sha256)
     return (

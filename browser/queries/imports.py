@@ -102,7 +102,7 @@ def as_json(row: SaeImport) -> dict[str, Any]:
         "json": reverse("import_json", args=[row.key]),
         "name": row.name,
         "state": row.state,
-        "error": row.error or None,
+        "error": row.public_error or None,
         "hub": row.source if row.from_hub else None,
         "owner": row.owner.get_username() if row.owner else None,
         "lm": {"id": row.lm.pk, "name": row.lm.name} if row.lm else None,

@@ -130,6 +130,7 @@ class RunList:
     imports: list[SaeImport]
     workers: list[WorkerLine]
     state: str = ""  # a key of CHOICES
+    staff: bool = False  # who may know where things lie on the server
     template: ClassVar[str] = "browser/run_list.html"
 
     @property
@@ -160,7 +161,7 @@ def page(pk: int) -> RunPage:
     return RunPage(progress, log, stall.why(progress) if progress.stalled else "", brought, among)
 
 
-def listing(state: str = "") -> RunList:
+def listing(state: str = "", staff: bool = False) -> RunList:
     """Unfinished jobs, the latest finished ones, and imports that are not done; or only some of them."""
     state = state if state in CHOICES else ""
     wanted = CHOICES[state]
@@ -168,7 +169,7 @@ def listing(state: str = "") -> RunList:
     imports = SaeImport.objects.filter(state__in=wanted.imports).select_related("lm", "owner").defer("lm__vocabulary")
     waiting = unfinished() if wanted.unfinished else []
     working = workers.listing() if wanted.unfinished else []
-    return RunList(waiting, progress_of(finished), list(imports.order_by("-pk")[:LISTED]), working, state)
+    return RunList(waiting, progress_of(finished), list(imports.order_by("-pk")[:LISTED]), working, state, staff)
 
 
 def others(among: list[Progress] | None = None) -> Others:
@@ -179,7 +180,7 @@ def others(among: list[Progress] | None = None) -> Others:
 
 def import_json(row: SaeImport) -> dict[str, Any]:
     """An import in the list, for programs."""
-    said = {"id": row.pk, "name": row.name, "state": row.state, "error": row.error or None}
+    said = {"id": row.pk, "name": row.name, "state": row.state, "error": row.public_error or None}
     asked = row.owner.get_username() if row.owner else None
     return {**said, "asked_by": asked, "url": reverse("import_detail", args=[row.key])}
 

@@ -112,12 +112,13 @@ def _answer(request: HttpRequest, row: SaeImport, status: int) -> HttpResponse:
     return response
 
 
-def _begin(request: HttpRequest, data: Mapping[str, Any]) -> SaeImport:
-    """An import with the files that came along; without it where they are refused."""
+def _begun(request: HttpRequest, data: Mapping[str, Any], use: Callable[[SaeImport], None]) -> SaeImport:
+    """An import with the files that came along, used; none is left where they, or what is said of them, are refused."""
     owner = request.user if request.user.is_authenticated else None
     row = intake.open_import(owner, str(data.get("name") or ""), str(data.get("hub") or ""))
     try:
         _take_files(request, row, str(data.get("sha256") or ""))
+        use(row)
     except Exception:
         intake.cancel(row)
         raise
@@ -142,9 +143,7 @@ def import_create(request: HttpRequest) -> HttpResponse:
     """Begin an import: files and choices may come along, or be sent to its address."""
     data = _data(request)
     said = imports.choices(data)
-    row = _begin(request, data)
-    intake.save(row, **said)
-    return _answer(request, row, 201)
+    return _answer(request, _begun(request, data, lambda row: intake.save(row, **said)), 201)
 
 
 @explained
@@ -159,13 +158,7 @@ def import_api(request: HttpRequest) -> HttpResponse:
     if not request.FILES and not data.get("hub"):
         raise errors.Malformed(NO_FILES)
     said = {**imports.choices(data), "go_on": str(data.get("ask", "")).lower() not in ("1", "true", "yes", "on")}
-    row = _begin(request, data)
-    try:
-        intake.check(row, **said)
-    except errors.IntakeError:
-        intake.cancel(row)
-        raise
-    return _answer(request, row, 202)
+    return _answer(request, _begun(request, data, lambda row: intake.check(row, **said)), 202)
 
 
 @explained

@@ -10,7 +10,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from browser import pages
-from browser.permissions import may_steer
+from browser.permissions import is_staff, may_steer
 from browser.queries import runs
 from browser.queries.runs import RunPage, RunSteering
 from sae_backend import queue
@@ -21,14 +21,15 @@ STEER = {"cancel": queue.cancel, "resume": queue.resume}
 @require_safe
 @never_cache
 def run_list(request: HttpRequest) -> HttpResponse:
-    return pages.show(request, runs.listing(request.GET.get("state", "")))
+    return pages.show(request, runs.listing(request.GET.get("state", ""), is_staff(request.user)))
 
 
 @require_safe
 @never_cache
 def runs_live(request: HttpRequest) -> HttpResponse:
     """The part of the list that changes."""
-    return render(request, "browser/_runs_live.html", {"page": runs.listing(request.GET.get("state", ""))})
+    page = runs.listing(request.GET.get("state", ""), is_staff(request.user))
+    return render(request, "browser/_runs_live.html", {"page": page})
 
 
 @require_safe
@@ -48,7 +49,7 @@ def runs_others(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def run_list_json(request: HttpRequest) -> HttpResponse:
-    listing = runs.listing(request.GET.get("state", ""))
+    listing = runs.listing(request.GET.get("state", ""), is_staff(request.user))
     jobs = [progress.as_json() for progress in (*listing.unfinished, *listing.finished)]
     imports = [runs.import_json(row) for row in listing.imports]
     return pages.as_json({"jobs": jobs, "imports": imports, "workers": [w.as_json() for w in listing.workers]})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_backend.core.language_model import ELSEWHERE, FILES, LanguageModelError
+from sae_backend.core.text import json_fault
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -58,7 +59,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise LanguageModelError(f"{path.name} is not JSON: {str(error)[:200]}") from error
+        raise LanguageModelError(f"{path.name} is not JSON: {json_fault(error)}") from error
     if not isinstance(found, dict):
         raise LanguageModelError(f"{path.name} holds no JSON object")
     return found

@@ -185,13 +185,19 @@ def _row(line: bytes, field: str, where: str) -> dict[str, Any]:
     wanted = f"a JSON object with {f'a field {field!r}' if field else 'a text'}"
     try:
         row = json.loads(line)
-    except RecursionError as error:
-        raise TextError(f"{where} is not {wanted}: it nests too deeply") from error
-    except ValueError as error:  # not JSON, or not UTF-8, or a number of thousands of digits
-        raise TextError(f"{where} is not {wanted}: {str(error)[:200]}") from error
+    except (ValueError, RecursionError) as error:
+        raise TextError(f"{where} is not {wanted}: {json_fault(error)}") from error
     if not isinstance(row, dict):
         raise TextError(f"{where} is not {wanted}: a file of JSON has one object on each line")
     return row
+
+
+def json_fault(error: Exception) -> str:
+    """Why text could not be read as JSON; where Python says how to change Python, in words of ours."""
+    if isinstance(error, RecursionError):
+        return "it nests too deeply"
+    plain = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))
+    return str(error)[:200] if plain else "a number in it has thousands of digits"
 
 
 def _cell(row: dict[str, Any], field: str, where: str) -> str | None:

@@ -130,6 +130,7 @@ def test_another_sae_of_the_same_name_has_an_address_of_its_own(lm: LanguageMode
     row = demo.an_import(lm, source=other)
     jobs.import_sae(row.pk)
     assert (sae.slug, fresh(row).sae.slug) == ("resid_post_2_topk16_1024", "resid_post_2_topk16_1024-2")
+    assert row.sae.name == f"{sae.name} (2)"
 
 
 def test_a_second_run_has_the_same_rows_however_its_contexts_are_cut_and_the_first_retires(

@@ -107,6 +107,14 @@ def test_what_makes_no_sense_is_refused_with_a_sentence_and_leaves_nothing(
     assert api.post("/api/imports", "{", content_type="application/json").status_code == 400
 
 
+def test_an_import_whose_choices_are_refused_is_not_left_open(api: Client) -> None:
+    sae_rows.dataset(lm := sae_rows.language_model())
+    body = {"hub": "a/b", "lm": lm.name, "k": "many"}
+    answer = post(api, "/imports", body)
+    assert answer.status_code == 400 and "K is a number" in told(answer)["message"]
+    assert not SaeImport.objects.exclude(state=State.CANCELLED).exists()
+
+
 def test_nobody_uploads_and_a_stranger_reads_but_changes_nothing(api: Client, owner: User) -> None:
     nobody = Client(enforce_csrf_checks=True)
     assert nobody.post("/api/imports", {"file": a_file()}).status_code == 403

@@ -168,6 +168,14 @@ def test_a_file_may_come_with_its_creation_or_be_empty(tus: Tus, row: SaeImport)
     assert tus.offset(tus.place(0, "empty")) == 0 and row.files.get(name="empty").complete
 
 
+def test_a_file_whose_first_piece_fails_has_an_address_for_the_rest(tus: Tus, row: SaeImport) -> None:
+    wrong = f"sha256 {base64.b64encode(bytes(32)).decode()}"
+    answer = tus.create(len(DATA), data=DATA, Content_Type=PIECE, Upload_Checksum=wrong)
+    assert (answer.status_code, answer["Upload-Offset"]) == (201, "0")
+    assert tus.patch(str(answer["Location"]), 0, DATA).status_code == 204 and content(row) == DATA
+    assert tus.create(5, "b.pt", DATA, Content_Type=PIECE).status_code == 413 and row.files.count() == 1
+
+
 def test_what_is_too_large_for_the_import_the_quota_or_the_disk_is_refused_at_creation(tus: Tus, settings: Any) -> None:
     settings.UPLOAD_MAX_BYTES, settings.UPLOAD_QUOTA_BYTES = 1000, 1500
     answer = tus.create(1001)

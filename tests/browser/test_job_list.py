@@ -59,6 +59,17 @@ def test_imports_lead_to_their_pages_and_say_who_asked(client: Client, jobs: dic
     assert "Waits for a choice" in page and ">ada</td>" in page
 
 
+def test_where_things_lie_on_the_server_is_for_staff_alone(client: Client) -> None:
+    path, error = "/srv/secret/sae.pt", "There is no file or folder /srv/secret/sae.pt."
+    SaeImport.objects.create(name="a", source=path)
+    row = SaeImport.objects.create(name="b", source=path, state="failed", error=error)
+    for address in ("/jobs", "/jobs/live", "/jobs.json", f"/imports/{row.key}", f"/imports/{row.key}.json"):
+        page = client.get(address).content.decode()
+        assert "secret" not in page and (address == "/jobs.json" or "sae.pt" in page), address
+    client.force_login(User.objects.create_user("root", is_staff=True))
+    assert client.get("/jobs").content.decode().count(path) == 2
+
+
 def test_a_failed_job_leads_to_computing_it_otherwise_and_to_how_it_was_read(
     client: Client, jobs: dict[str, Run], settings: object
 ) -> None:

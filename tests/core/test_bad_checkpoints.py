@@ -34,7 +34,7 @@ REFUSED = {
     "cfg/architecture_list": "architecture is a list; known are standard",
     "cfg/d_sae_float": "d_sae is 16.5; it must be a whole number",
     "cfg/duplicate_d_in": "cfg.json sets d_in twice",
-    "cfg/huge_int_literal": "cfg.json is not JSON",
+    "cfg/huge_int_literal": "cfg.json holds a number of",
     "cfg/k_bool": "k is True; it must be a whole number",
     "cfg/metadata_string": "metadata is 'hello'; expected an object",
     "cfg/normalize_unknown": "normalize_activations is 'vibes'; known are",

@@ -23,6 +23,7 @@ from .settings import listed
 Kind = Literal["safetensors", "torch", "torch_legacy", "pickle", "npz", "zip", "gzip", "npy", "empty", "other"]
 
 MAX_JSON = 1 << 20
+MAX_DIGITS = 300  # of a whole number; floats have no more
 MAX_TENSORS = 4096
 MAX_PICKLE = 8 << 20
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,7 +61,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_JSON:
         raise CheckpointError(f"{path.name} is larger than {MAX_JSON:,} bytes, which no configuration is.")
     try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+        text = path.read_bytes().decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_whole)
     except RecursionError:
         raise CheckpointError(f"{path.name} is nested too deeply to be a configuration.") from None
     except CheckpointError as error:
@@ -70,6 +72,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name} holds a {type(value).__name__}; expected an object with named settings.")
     return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise CheckpointError(f"holds a number of {len(digits):,} digits, which no setting has.")
+    return int(digits)
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
