@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,12 @@ from sae_backend.additions import language_models, worker
 from sae_backend.core import bootable, contexts
 from sae_backend.models import Addition, Dataset, Document, LanguageModel
 from tests import hub
-from tests.backend import demo, messages
+from tests.backend import messages
 from tests.core import small
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 TEXT = "def half(x):\n    return x / 2\n" * 20
 State = Addition.State
-
-
-@pytest.fixture(autouse=True)
-def exact(settings: Any) -> None:
-    settings.COMPUTE_DTYPE = "float32"
-    messages.forget()
-
-
-@pytest.fixture
-def lm() -> LanguageModel:
-    return demo.a_language_model()
-
-
-@pytest.fixture
-def online(tmp_path: Path) -> Iterator[hub.Hub]:
-    with hub.used_here(tmp_path / "cache") as served:
-        yield served
 
 
 def tried(row: Addition) -> Addition:

@@ -22,7 +22,7 @@ from sae_backend.core.language_model import LanguageModelError
 from sae_backend.models import Dataset, Document, LanguageModel, Run, SaeImport
 from tests.backend import demo, messages, synthetic
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 TEXT = "def half(x):\n    return x / 2\n" * 60
 
 
@@ -30,16 +30,6 @@ def said(*words: Any, **options: Any) -> str:
     out = io.StringIO()
     call_command(*map(str, words), stdout=out, **options)
     return out.getvalue()
-
-
-@pytest.fixture(autouse=True)
-def exact(settings: Any) -> None:
-    settings.COMPUTE_DTYPE = "float32"
-
-
-@pytest.fixture
-def lm() -> LanguageModel:
-    return demo.a_language_model()
 
 
 @contextmanager

@@ -24,24 +24,8 @@ from sae_backend.models import Dataset, LanguageModel, Run, Sae, SaeImport
 from tests.backend import demo, messages
 from tests.backend.imports import HOOK, SAE, STEP, checked, elsewhere, fresh, opened
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 State = SaeImport.State
-
-
-@pytest.fixture(autouse=True)
-def quiet(settings: Any) -> None:
-    settings.COMPUTE_DTYPE = "float32"
-    messages.forget()
-
-
-@pytest.fixture
-def lm() -> LanguageModel:
-    return demo.a_language_model()
-
-
-@pytest.fixture
-def dataset(lm: LanguageModel) -> Dataset:
-    return demo.a_dataset(lm)
 
 
 def states(row: SaeImport) -> dict[str, str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,25 +13,12 @@ from sae_backend.intake import from_hub
 from sae_backend.intake.receiving import folder
 from sae_backend.models import Dataset, SaeImport, UploadFile
 from sae_backend.pulse import Pulse
-from tests import hub as stand_in
-from tests.backend import demo, messages
+from tests import hub
+from tests.backend import messages
 from tests.backend.imports import SAE, checked, elsewhere, until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 FILES = {f"a/{path.name}": path.read_bytes() for path in SAE.iterdir()}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, settings: Any) -> Iterator[stand_in.Hub]:
-    settings.COMPUTE_DTYPE = "float32"
-    messages.forget()
-    with stand_in.used_here(tmp_path) as hub:
-        yield hub
-
-
-@pytest.fixture
-def dataset() -> Dataset:
-    return demo.a_dataset(demo.a_language_model())
 
 
 def refusal(hub_id: str) -> str:
@@ -42,26 +27,27 @@ def refusal(hub_id: str) -> str:
     return row.error
 
 
-def test_a_folder_of_a_repository_is_downloaded_once_and_checked(hub: stand_in.Hub, dataset: Dataset) -> None:
-    repo = hub.add("model", "me/saes", {**FILES, "b/other.safetensors": b"x", "a/run.py": b"import os", "a/x.md": b""})
+def test_a_folder_of_a_repository_is_downloaded_once_and_checked(online: hub.Hub, dataset: Dataset) -> None:
+    others = {"b/other.safetensors": b"x", "a/run.py": b"import os", "a/x.md": b""}
+    repo = online.add("model", "me/saes", {**FILES, **others})
     row = checked(intake.open_import(None, hub_id="me/saes:a"))
     assert row.error == "" and row.report["ready"] and row.report["trial"]["state"] == "ok"
     total = sum(map(len, FILES.values()))
     assert row.report["hub"] == {"id": "me/saes:a", "commit": repo.commit, "bytes": total}
     assert {file.name for file in row.files.all()} == set(FILES) and row.name == "me/saes:a 1024"
-    asked = len(hub.requests)
+    asked = len(online.requests)
     row = checked(row)
-    assert row.report["ready"] and row.report["hub"]["commit"] == repo.commit and len(hub.requests) == asked
+    assert row.report["ready"] and row.report["hub"]["commit"] == repo.commit and len(online.requests) == asked
     intake.cancel(row)
     assert storage.current().names(folder(row)) == set()
 
 
-def test_each_way_to_say_no_is_a_sentence_that_says_what_to_do(hub: stand_in.Hub, settings: Any) -> None:
-    hub.add("model", "me/gated", FILES, gated=True)
-    hub.add("model", "me/saes", FILES)
-    hub.add("model", "me/closed", FILES, status=403)
-    hub.add("model", "me/words", {"README.md": b"words"})
-    hub.add("model", "me/ill", FILES, status=500)
+def test_each_way_to_say_no_is_a_sentence_that_says_what_to_do(online: hub.Hub, settings: Any) -> None:
+    online.add("model", "me/gated", FILES, gated=True)
+    online.add("model", "me/saes", FILES)
+    online.add("model", "me/closed", FILES, status=403)
+    online.add("model", "me/words", {"README.md": b"words"})
+    online.add("model", "me/ill", FILES, status=500)
     assert "is gated" in refusal("me/gated") and "upload the files here" in refusal("me/gated")
     assert "the hub has no repository me/nothing, or it is private" in refusal("me/nothing")
     assert "has no revision nowhere" in refusal("me/saes@nowhere")
@@ -77,14 +63,14 @@ def test_each_way_to_say_no_is_a_sentence_that_says_what_to_do(hub: stand_in.Hub
     assert "free space" in refusal("me/saes") and not UploadFile.objects.exists()
 
 
-def test_the_sites_own_token_is_never_sent_for_a_stranger(hub: stand_in.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.add("model", "me/gated", FILES, gated=True)
-    monkeypatch.setenv("HF_TOKEN", hub.token)
+def test_the_sites_own_token_is_never_sent_for_a_stranger(online: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    online.add("model", "me/gated", FILES, gated=True)
+    monkeypatch.setenv("HF_TOKEN", online.token)
     assert "is gated" in refusal("me/gated")
 
 
 def test_a_hub_that_is_away_is_a_sentence_that_names_the_network(
-    hub: stand_in.Hub, monkeypatch: pytest.MonkeyPatch
+    online: hub.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
@@ -95,28 +81,28 @@ def test_a_hub_that_is_away_is_a_sentence_that_names_the_network(
 
 
 def test_files_that_would_be_called_the_same_here_are_refused_and_found_by_their_folder(
-    hub: stand_in.Hub, dataset: Dataset
+    online: hub.Hub, dataset: Dataset
 ) -> None:
     deep = "a/1/2/3/4/5"
-    hub.add("model", "me/deep", {f"{n}/{deep}/{path}": data for n in "xy" for path, data in FILES.items()})
+    online.add("model", "me/deep", {f"{n}/{deep}/{path}": data for n in "xy" for path, data in FILES.items()})
     assert "would be called" in refusal("me/deep") and "name the folder of one SAE" in refusal("me/deep")
     assert checked(intake.open_import(None, hub_id=f"me/deep:y/{deep}")).report["trial"]["state"] == "ok"
 
 
-def test_paths_that_leave_the_folder_hide_or_are_too_long_are_not_downloaded(hub: stand_in.Hub) -> None:
+def test_paths_that_leave_the_folder_hide_or_are_too_long_are_not_downloaded(online: hub.Hub) -> None:
     climbing = ["../up.pt", "a/../../up.pt", "/abs.pt", "a//b.pt", "a\\b.pt"]
     others = [".cache/x.pt", "a/.hidden.pt", "x" * 398 + ".pt", "a\n.pt"]
-    hub.add("model", "me/evil", {name: b"x" for name in [*climbing, *others, "good.pt"]})
+    online.add("model", "me/evil", {name: b"x" for name in [*climbing, *others, "good.pt"]})
     row = checked(intake.open_import(None, hub_id="me/evil"))
     assert [file.name for file in row.files.all()] == ["good.pt"]
 
 
 def test_a_download_ends_when_its_import_is_cancelled(
-    hub: stand_in.Hub, settings: Any, monkeypatch: pytest.MonkeyPatch
+    online: hub.Hub, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.WORKER_HEARTBEAT_SECONDS = 0.05
     settings.CHECK_SECONDS = 0.0  # which a download does not count for
-    hub.add("model", "me/saes", FILES, slow=threading.Event())
+    online.add("model", "me/saes", FILES, slow=threading.Event())
     pulses: list[Pulse] = []
     bring = from_hub.bring
     monkeypatch.setattr(from_hub, "bring", lambda row, report: (pulses.append(report.__self__), bring(row, report))[1])
@@ -125,16 +111,16 @@ def test_a_download_ends_when_its_import_is_cancelled(
     messages.forget()
     with ThreadPoolExecutor(1) as worker:
         done = worker.submit(elsewhere, row.pk)
-        until(lambda: any(asked.startswith("GET /me/saes/resolve") for asked in hub.requests))
+        until(lambda: any(asked.startswith("GET /me/saes/resolve") for asked in online.requests))
         assert intake.cancel(row)
         until(lambda: pulses[0]._lost.is_set())
-        hub.repos["model", "me/saes"].slow.set()  # type: ignore[union-attr]
+        online.repos["model", "me/saes"].slow.set()  # type: ignore[union-attr]
         done.result()
-    assert not [asked for asked in hub.requests if "safetensors" in asked and "resolve" in asked]
+    assert not [asked for asked in online.requests if "safetensors" in asked and "resolve" in asked]
     row.refresh_from_db()
     assert row.state == SaeImport.State.CANCELLED and not row.files.exists()
 
 
-def test_files_are_not_sent_to_an_import_from_the_hub(hub: stand_in.Hub) -> None:
+def test_files_are_not_sent_to_an_import_from_the_hub(online: hub.Hub) -> None:
     with pytest.raises(intake.IntakeError, match="takes no more files"):
         intake.receive(intake.open_import(None, hub_id="me/saes"), "a.pt", SAE / "cfg.json")

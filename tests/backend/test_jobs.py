@@ -19,34 +19,9 @@ from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeIm
 from tests.backend import demo, messages, synthetic
 from tests.backend.synthetic import CONTEXTS, LATENTS
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 D_SAE = 1024
 STORE = django_settings.VAR_DIR / "store"
-
-
-@pytest.fixture(autouse=True)
-def empty_queue(settings: Any) -> None:
-    messages.forget()
-    settings.COMPUTE_DTYPE = "float32"
-
-
-@pytest.fixture
-def lm() -> LanguageModel:
-    return demo.a_language_model()
-
-
-@pytest.fixture
-def dataset(lm: LanguageModel) -> Dataset:
-    return demo.a_dataset(lm)
-
-
-@pytest.fixture
-def sae(lm: LanguageModel) -> Sae:
-    row = demo.an_import(lm)
-    jobs.import_sae(row.pk)
-    row.refresh_from_db()
-    assert row.sae is not None, row.error
-    return row.sae
 
 
 def fresh(row: Any) -> Any:

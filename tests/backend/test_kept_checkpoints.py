@@ -17,11 +17,6 @@ from tests.backend import demo
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def lm() -> LanguageModel:
-    return demo.a_language_model()
-
-
 def weights() -> dict[str, torch.Tensor]:
     return load_file(demo.SAE / "sae_weights.safetensors")
 

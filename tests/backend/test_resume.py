@@ -10,33 +10,12 @@ from django.db import connection
 from django.utils import timezone
 
 from sae_backend import claims, jobs, queue, runs, spool, storage, store
-from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
+from sae_backend.models import Dataset, Run, RunShard, Sae
 from tests.backend import demo, messages, synthetic
 from tests.backend.synthetic import CONTEXTS, LATENTS
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 ALL = [*range(6)], [*range(8)]  # shards of contexts and of latents
-
-
-@pytest.fixture(autouse=True)
-def empty_queue(settings: Any) -> None:
-    messages.forget()
-    settings.COMPUTE_DTYPE = "float32"
-
-
-@pytest.fixture
-def lm() -> LanguageModel:
-    return demo.a_language_model()
-
-
-@pytest.fixture
-def dataset(lm: LanguageModel) -> Dataset:
-    return demo.a_dataset(lm)
-
-
-@pytest.fixture
-def sae(lm: LanguageModel) -> Sae:
-    return demo.a_sae(lm)
 
 
 @pytest.fixture
