@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
-from uuid import UUID
 
 from django.conf import settings
 from django.urls import reverse
 from django.utils import timezone
 
 from browser import remedies
-from browser.errors import Link, NotFound
+from browser.errors import Link
 from browser.queries import estimate
 from browser.templatetags.latent_tags import duration, fixed, thousands
 from browser.upload_forms import UploadForm
@@ -219,7 +218,7 @@ def page(row: SaeImport | None, user: Any, may_upload: bool, may_change: bool, e
         return replace(shown, mine=_mine(user) if may_upload else [])
     datasets = Dataset.objects.filter(ready=True).select_related("lm").defer("lm__vocabulary").order_by("name", "pk")
     form = UploadForm(row, lms, datasets)
-    files = [FileLine(file) for file in row.files.order_by("name")]
+    files = [FileLine(file) for file in sorted(row.files.all(), key=lambda file: file.name)]
     return replace(shown, files=files, form=form, estimate=estimate.seconds(row))
 
 
@@ -227,11 +226,3 @@ def _mine(user: Any) -> list[SaeImport]:
     """What this user has begun and not finished; of nobody's, what came without an account."""
     owned = SaeImport.objects.filter(owner=user if user.is_authenticated else None, state__in=[*OPEN, State.FAILED])
     return list(owned.order_by("-pk")[:20])
-
-
-def find(key: UUID) -> SaeImport:
-    imports = SaeImport.objects.select_related("lm", "dataset__lm", "owner", "sae", "run").defer("lm__vocabulary")
-    row = imports.filter(key=key).first()
-    if row is None:
-        raise NotFound("There is no such import", "See /jobs for what is on its way in, and /upload for yours.")
-    return row

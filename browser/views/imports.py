@@ -223,34 +223,23 @@ def import_json(request: HttpRequest, key: UUID) -> HttpResponse:
     return pages.as_json(imports.as_json(imports.find(key)))
 
 
-@explained
-@require_POST
-@never_cache
-def import_save(request: HttpRequest, key: UUID) -> HttpResponse:
-    """Keep choices before they are checked."""
-    row = _row(request, key)
-    intake.save(row, **imports.choices(_data(request)))
-    return _answer(request, row, 200)
+def _with_choices(act: Callable[..., None], status: int, **more: Any) -> View:
+    """Do something with an import, and with what is chosen for it in the same request."""
+
+    @explained
+    @require_POST
+    @never_cache
+    def view(request: HttpRequest, key: UUID) -> HttpResponse:
+        row = _row(request, key)
+        act(row, **imports.choices(_data(request)), **more)
+        return _answer(request, row, status)
+
+    return view
 
 
-@explained
-@require_POST
-@never_cache
-def import_check(request: HttpRequest, key: UUID) -> HttpResponse:
-    """Have what has arrived read and tried, with these choices."""
-    row = _row(request, key)
-    intake.check(row, **imports.choices(_data(request)), go_on=False)
-    return _answer(request, row, 202)
-
-
-@explained
-@require_POST
-@never_cache
-def import_start(request: HttpRequest, key: UUID) -> HttpResponse:
-    """Have a checked import computed."""
-    row = _row(request, key)
-    intake.start(row, **imports.choices(_data(request)))
-    return _answer(request, row, 202)
+import_save = _with_choices(intake.save, 200)  # before it is checked
+import_check = _with_choices(intake.check, 202, go_on=False)  # has a worker read and try what has arrived
+import_start = _with_choices(intake.start, 202)  # has it computed
 
 
 @explained

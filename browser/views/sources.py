@@ -19,7 +19,7 @@ from browser import bodies, incoming, pages, tus
 from browser.errors import NotFound
 from browser.permissions import is_staff, may_add_sources, may_change
 from browser.queries import sources
-from browser.queries.sources import Adding
+from browser.queries.sources import Adding, DatasetPage, LmPage
 from browser.source_forms import DatasetForm, LmForm, OtherLmForm, SourceForm
 from sae_backend import additions
 from sae_backend.additions import AdditionError
@@ -124,23 +124,6 @@ def _lm_create(request: HttpRequest) -> HttpResponse:
     return _queued(request, _ask(request, **form.addition))
 
 
-@require_safe
-@never_cache
-def lm_detail(request: HttpRequest, pk: int) -> HttpResponse:
-    page = sources.lm(request.user, pk)
-    return pages.as_json(page.row.as_json()) if wants_json(request) else pages.show(request, page)
-
-
-@require_POST
-@never_cache
-@explained(sources.lm)
-def lm_delete(request: HttpRequest, pk: int) -> HttpResponse:
-    row = sources.lm(request.user, pk).row.lm
-    if not may_change(request.user, row):
-        raise Refused(NOT_YOURS)
-    additions.remove_lm(row)
-    return pages.as_json({"done": True}) if wants_json(request) else redirect("lm_list")
-
 
 # ---- data sets ---------------------------------------------------------------------------------------
 
@@ -190,23 +173,6 @@ def _kept(request: HttpRequest, name: str, place: Path | None) -> dict[str, Any]
     return {"text_sha256": sha256, "text_bytes": size}
 
 
-@require_safe
-@never_cache
-def dataset_detail(request: HttpRequest, pk: int) -> HttpResponse:
-    page = sources.dataset(request.user, pk)
-    return pages.as_json(page.row.as_json()) if wants_json(request) else pages.show(request, page)
-
-
-@require_POST
-@never_cache
-@explained(sources.dataset)
-def dataset_delete(request: HttpRequest, pk: int) -> HttpResponse:
-    row = sources.dataset(request.user, pk).row.dataset
-    if not may_change(request.user, row):
-        raise Refused(NOT_YOURS)
-    additions.remove_dataset(row)
-    return pages.as_json({"done": True}) if wants_json(request) else redirect("dataset_list")
-
 
 @require_POST
 @never_cache
@@ -219,6 +185,38 @@ def dataset_for(request: HttpRequest, pk: int) -> HttpResponse:
         return _invalid(request, form, lambda: sources.dataset(request.user, pk, error="Choose a language model."))
     lm, token = form.cleaned_data["lm"], is_staff(request.user)
     return _queued(request, additions.for_other_lm(page.row.dataset, lm, _owner(request), token))
+
+
+# ---- one of either -----------------------------------------------------------------------------------
+
+
+def _detail(find: Callable[..., LmPage | DatasetPage]) -> View:
+    @require_safe
+    @never_cache
+    def view(request: HttpRequest, pk: int) -> HttpResponse:
+        page = find(request.user, pk)
+        return pages.as_json(page.row.as_json()) if wants_json(request) else pages.show(request, page)
+
+    return view
+
+
+def _delete(find: Callable[..., Any], remove: Callable[[Any], None], then: str) -> View:
+    @require_POST
+    @never_cache
+    @explained(find)
+    def view(request: HttpRequest, pk: int) -> HttpResponse:
+        page = find(request.user, pk)
+        if not page.may_change:
+            raise Refused(NOT_YOURS)
+        remove(page.row)
+        return pages.as_json({"done": True}) if wants_json(request) else redirect(then)
+
+    return view
+
+
+lm_detail, dataset_detail = _detail(sources.lm), _detail(sources.dataset)
+lm_delete = _delete(sources.lm, lambda row: additions.remove_lm(row.lm), "lm_list")
+dataset_delete = _delete(sources.dataset, lambda row: additions.remove_dataset(row.dataset), "dataset_list")
 
 
 # ---- on their way in ---------------------------------------------------------------------------------

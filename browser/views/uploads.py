@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 
 from browser import pages
 from browser.permissions import may_change, may_upload
-from browser.queries import uploads
+from browser.queries import imports, uploads
 from browser.queries.uploads import UploadPage
 from sae_backend.models import SaeImport
 
@@ -29,7 +29,7 @@ def upload(request: HttpRequest) -> HttpResponse:
 @ensure_csrf_cookie
 def import_detail(request: HttpRequest, key: UUID) -> HttpResponse:
     """The page of an import; once it is done that of its job, unless ?look asks how it was read."""
-    row = uploads.find(key)
+    row = imports.find(key)
     if row.state == SaeImport.State.DONE and row.run_id is not None and "look" not in request.GET:
         return redirect("run_detail", row.run_id)
     return pages.show(request, of(request, row))
@@ -39,7 +39,7 @@ def import_detail(request: HttpRequest, key: UUID) -> HttpResponse:
 @never_cache
 def import_live(request: HttpRequest, key: UUID) -> HttpResponse:
     """The part that a worker changes; `?state=` is what the page shows, which is loaded again when that has passed."""
-    page = of(request, uploads.find(key))
+    page = of(request, imports.find(key))
     passed = request.GET.get("state") != page.state
     return render(request, "browser/_import_live.html", {"page": page, "passed": passed})
 
@@ -53,5 +53,5 @@ def of(request: HttpRequest, row: SaeImport | None, error: str = "") -> UploadPa
 def refused(request: HttpRequest, row: SaeImport | None, sentence: str, status: int) -> HttpResponse:
     """The page with the reason why what a form asked for could not be done."""
     if row is not None:
-        row = uploads.find(row.key)
+        row = imports.find(row.key)
     return pages.show(request, of(request, row, sentence), status)
