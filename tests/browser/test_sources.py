@@ -221,10 +221,12 @@ def test_text_has_quotas(member: Client, settings: Any) -> None:
     assert Addition.objects.count() == 1 and len(storage.current().folders("texts")) == before + 1
 
 
-def test_a_text_that_is_too_long_is_refused_before_it_is_read(member: Client, settings: Any) -> None:
+def test_a_text_that_is_too_long_is_refused_before_it_is_read(program: Client, settings: Any) -> None:
     settings.TEXT_MAX_BYTES = 1000
-    answer = member.post("/datasets", {"file": text(content=bytes(3 << 20)), "lm": sae_rows.language_model().name})
-    assert answer.status_code == 413 and "this file has 2 MB and 1000 bytes may be uploaded" in answer.content.decode()
+    data = {"file": text(content=bytes(3 << 20)), "lm": sae_rows.language_model().name}
+    answer = program.post("/datasets.json", data)
+    assert answer.status_code == 413
+    assert answer.json()["message"].startswith("this file has 2 MB and 1000 bytes may be uploaded: take a part")
 
 
 def test_a_disk_that_is_full_is_a_sentence(program: Client) -> None:
