@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sae_backend", "0008_shared")]
+    dependencies = [("sae_backend", "0009_workers")]
 
     operations = [
         migrations.AddField("saeimport", "tries", models.IntegerField(default=0)),
