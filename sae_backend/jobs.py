@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.utils import timezone
 from safetensors import SafetensorError
 
@@ -26,6 +25,7 @@ from sae_backend import (
     locks,
     ownership,
     queue,
+    relay,
     runs,
     slugs,
     spool,
@@ -34,7 +34,6 @@ from sae_backend import (
     summary,
 )
 from sae_backend.core import checkpoints, fidelity
-from sae_backend.core.activations import ActivationShard
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
 from sae_backend.core.results import LatentShard
@@ -45,6 +44,7 @@ from sae_backend.intake import importing
 from sae_backend.intake.importing import Held
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
+from sae_backend.relay import Turn
 
 MAX_DEATHS = 5  # of workers in one shard, none having done it: what ends each of them would do so for ever
 logger = logging.getLogger(__name__)
@@ -80,39 +80,22 @@ def compute_contexts_onward(run_id: int, index: int) -> None:
 
 
 def encode_all(run_id: int, shards: Iterable[RunShard]) -> None:
-    """Encode shards of contexts that this worker has claimed, one being written while the next is computed."""
-    with ThreadPoolExecutor(1) as aside:
-        written: Future[None] | None = None
-        for shard in shards:
-            with ExitStack() as held:
-                pulse = held.enter_context(_claimed(shard))
-                result = _encode(shard, pulse)
-                if written is not None:
-                    written.result()  # no more than one file waits to be written
-                written = aside.submit(_write, held.pop_all(), shard, result)
-    if written is not None:
-        written.result()
+    """Encode shards of contexts as they are claimed, one being written while the next is computed."""
+    relay.each(shards, _encode)
     queue.continue_after_contexts(run_id)
 
 
-def _encode(shard: RunShard, pulse: Pulse) -> ActivationShard:
-    dataset = Dataset.objects.select_related("lm").get(runs=shard.run_id)
-    tokens = store.read_contexts(dataset, shard.lo, shard.hi)
-    result = kept.context_pass(shard.run_id).shard(tokens, shard.lo, shard.run.n_contexts, pulse.report)
-    pulse.report(tokens.size)
-    return result
-
-
-def _write(claimed: ExitStack, shard: RunShard, result: ActivationShard) -> None:
-    """Write a shard's file and mark it done; in a thread, with its claim and a database connection of its own."""
-    try:
-        with claimed:
-            with spool.writing(shard) as path:
-                checksum = result.save(path)
-            if not claims.finish_contexts(shard, checksum):
-                spool.remove(shard)
-    finally:
-        connections.close_all()
+def _encode(shard: RunShard, turn: Turn) -> None:
+    with _claimed(shard) as pulse:
+        dataset = Dataset.objects.select_related("lm").get(runs=shard.run_id)
+        tokens = store.read_contexts(dataset, shard.lo, shard.hi)
+        run = kept.context_pass(shard.run_id)
+        result = run.shard(tokens, shard.lo, shard.run.n_contexts, pulse.report, turn.pass_on)
+        pulse.report(tokens.size)
+        with spool.writing(shard) as path:
+            checksum = result.save(path)
+        if not claims.finish_contexts(shard, checksum):
+            spool.remove(shard)
 
 
 def load_latents(run_id: int, index: int) -> None:
@@ -126,43 +109,26 @@ def load_latents_onward(run_id: int, index: int) -> None:
 
 
 def load_all(run_id: int, shards: Iterable[RunShard]) -> None:
-    """Load shards of latents, the next one being claimed and computed while one is committed."""
-    coming, claiming, computing = iter(shards), Lock(), Lock()
-
-    def load() -> None:
-        try:
-            while (shard := _next(coming, claiming)) is not None:
-                _load(shard, computing)
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(2) as threads:
-        both = [threads.submit(load) for _ in range(2)]
-    for each in both:
-        each.result()
+    """Load shards of latents as they are claimed, the next one being computed while one is committed."""
+    relay.each(shards, _load)
     queue.continue_after_latents(run_id)
 
 
-def _next(coming: Iterator[RunShard], claiming: Lock) -> RunShard | None:
-    with claiming:
-        return next(coming, None)
-
-
-def _load(shard: RunShard, computing: Lock) -> None:
-    with _mended(), _claimed(shard) as pulse, closing(_reduce(shard, pulse, computing)) as pieces:
+def _load(shard: RunShard, turn: Turn) -> None:
+    with _mended(), _claimed(shard) as pulse, closing(_reduce(shard, pulse, turn)) as pieces:
         store.load_latents(shard, pieces)
 
 
-def _reduce(shard: RunShard, pulse: Pulse, computing: Lock) -> Generator[LatentShard, None, None]:
+def _reduce(shard: RunShard, pulse: Pulse, turn: Turn) -> Generator[LatentShard, None, None]:
     """Pieces of a shard of latents, its share of the spool verified: all shards together read every file."""
     stored = shard.run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     shares = shard.run.shards.filter(kind=RunShard.Kind.LATENTS).count()
     with _finding_lost(stored), spool.reading(stored), ThreadPoolExecutor(1) as aside:
         verified = aside.submit(spool.verify, list(stored[shard.index :: shares]))
-        with computing:
-            for piece in kept.latent_pass(shard.run_id, shard.run.computed_at).pieces(shard.lo, shard.hi):
-                yield piece
-                pulse.report(piece.hi - shard.lo)
+        run = kept.latent_pass(shard.run_id, shard.run.computed_at)
+        for piece in run.pieces(shard.lo, shard.hi, turn.pass_on):
+            yield piece
+            pulse.report(piece.hi - shard.lo)
         verified.result()  # whoever takes the pieces commits them only when we have ended well
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sae_backend.core import selection
 from sae_backend.core.sae import SparseActs, SparseAutoencoder
 
-ROWS, _COLUMNS = 2048, 2048  # of one block of pre-activations: 8 MB in bfloat16
+ROWS, _COLUMNS = 512, 2048  # of one block of pre-activations: 2 MB in bfloat16
 _FEWEST = 64  # rows of a matmul: with fewer, libraries sum in another order and a token's bits depend on its batch
 _DENSE = {"cpu": 2**24, "cuda": 2**29}  # pre-activations held at once where no block kernel applies
 _BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}

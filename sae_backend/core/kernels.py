@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from sae_backend.core.selection import keep_best, kth_best
+from sae_backend.core.selection import keep_best, reduce
 
 _LAST = np.int64(2**31 - 1)  # of places
 _jit = numba.njit(cache=True, nogil=True)
@@ -233,8 +233,8 @@ def _strongest(bits, places, k, keys):
             keys[m] = key
             m += 1
             if m == keys.size:
-                least = kth_best(keys, m, k)
-                m = k
+                value, m = reduce(keys, m, k, least >> 32)
+                least = ((value + 1) << 32) - 1  # later places lose ties
     if m > k:
         keep_best(keys, m, k)
         m = k

@@ -30,14 +30,20 @@ class Lanes:
         self._here = local()
         self._threads = ThreadPoolExecutor(self.n, "lane", torch.set_num_threads, (1,))
 
-    def map(self, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-        """Results in the order of items; never more than n + 1 of them at once. What waits is dropped on an error."""
+    def map(
+        self, function: Callable[[A], B], items: Iterable[A], begun: Callable[[], object] = lambda: None
+    ) -> Iterator[B]:
+        """Results in the order of items; never more than n + 1 of them at once. What waits is dropped on an error.
+
+        `begun` is called once the last item is handed to the lanes: who follows then keeps them busy.
+        """
         waiting: deque[Future[B]] = deque()
         try:
             for item in items:
                 waiting.append(self._threads.submit(self._run, function, item))
                 if len(waiting) > self.n:
                     yield waiting.popleft().result()
+            begun()
             while waiting:
                 yield waiting.popleft().result()
         finally:

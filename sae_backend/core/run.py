@@ -25,6 +25,7 @@ from sae_backend.core.stats import histograms, latent_stats, sparks
 PIECE_LATENTS, PIECE_FIRINGS = (128, 512), 4_000_000  # that one lane works on at once
 Bools = npt.NDArray[np.bool_]
 Report = Callable[[int], None]  # tokens (or latents) done so far in this shard
+Begun = Callable[[], object]
 
 
 class RunError(Exception):
@@ -41,26 +42,33 @@ class ContextPass:
         self.lanes = lanes(lm.device)
         self.size = cfg.batch_contexts  # halved for good when memory does not suffice
 
-    def shard(self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report) -> ActivationShard:
-        """Activations of contexts lo ≤ c < lo + len(tokens) out of n_contexts; tokens [n ctx_len]."""
+    def shard(
+        self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report, begun: Begun = lambda: None
+    ) -> ActivationShard:
+        """Activations of contexts lo ≤ c < lo + len(tokens) out of n_contexts; tokens [n ctx_len].
+
+        `begun` is called when the lanes have the last batch: another shard may then be begun.
+        """
         while True:
             try:
-                return self._shard(tokens, lo, n_contexts, report)
+                return self._shard(tokens, lo, n_contexts, report, begun)
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
                 self._take_less(error)
 
-    def _shard(self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report) -> ActivationShard:
-        parts, sums, done = [], [], 0
+    def _shard(
+        self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report, begun: Begun
+    ) -> ActivationShard:
+        parts, sums, done, size = [], [], 0, self.batch_size(len(tokens))
         for part, of_part, n in self.lanes.map(
-            lambda a: self._batch(tokens, a, lo, n_contexts), range(0, len(tokens), self.batch_size(len(tokens)))
+            lambda a: self._batch(tokens[a : a + size], a, lo, n_contexts), range(0, len(tokens), size), begun
         ):
             parts.append(part)
             sums.append(of_part)
             done += n
             report(done * tokens.shape[1])
-        indptr, token, act = by_latent(parts, self.sae.cfg.d_sae, self.lanes.map)
+        indptr, token, act = by_latent(parts, self.sae.cfg.d_sae)
         total = fidelity.merged([vars(s) for s in sums])
         return ActivationShard(lo, np.ascontiguousarray(tokens), indptr, token, act, asdict(total))
 
@@ -79,10 +87,9 @@ class ContextPass:
             torch.cuda.empty_cache()
 
     def _batch(
-        self, tokens: npt.NDArray[np.uint32], a: int, lo: int, n_contexts: int
+        self, batch: npt.NDArray[np.uint32], a: int, lo: int, n_contexts: int
     ) -> tuple[Part, fidelity.Sums, int]:
-        """What fires in the contexts of the shard from a on, their sums, and how many they are."""
-        batch = tokens[a : a + self.batch_size(len(tokens))]
+        """What fires in contexts of a shard, the first being number a of it, their sums, and how many they are."""
         ids = torch.from_numpy(batch.astype(np.int64)).to(self.lm.device)
         counted = ~np.isin(batch, self.special)
         there = self.lm.capture(ids, str(self.sae.cfg.hook_name))
@@ -185,9 +192,12 @@ class LatentPass:
             live |= shard.counts(0, len(live)) > 0
         return live
 
-    def pieces(self, lo: int, hi: int) -> Iterator[LatentShard]:
-        """Latents lo ≤ i < hi in ascending pieces, computed ahead of the one that is asked for."""
-        return self.lanes.map(lambda piece: self.shard(*piece), self._cut(lo, hi))
+    def pieces(self, lo: int, hi: int, begun: Begun = lambda: None) -> Iterator[LatentShard]:
+        """Latents lo ≤ i < hi in ascending pieces, computed ahead of the one that is asked for.
+
+        `begun` is called when the lanes have the last one.
+        """
+        return self.lanes.map(lambda piece: self.shard(*piece), self._cut(lo, hi), begun)
 
     def _cut(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """Pieces of a bounded number of latents and, but for one latent that has more, of firings."""

@@ -11,6 +11,7 @@ import numpy as np
 
 LANE = 16  # columns that share one maximum
 _LAST = np.int64(2**31 - 1)  # of columns
+_ONE = np.int64(2**32)  # of a key's value, which stands above its column
 CHUNK = 64  # columns of which a threshold pass asks at once whether any fires
 _jit = numba.njit(cache=True, nogil=True)
 
@@ -40,10 +41,36 @@ def keep_best(keys, n, k):
 
 
 @_jit
-def kth_best(keys, n, k):
-    """The k-th largest of the first n keys, once the k largest are at the front."""
-    keep_best(keys, n, k)
-    return keys[:k].min()
+def _kth_value(values, k, low, unit):
+    """The k-th largest of values // unit, all of them above `low`, by bisection: counting is one vector loop, and no
+    branch depends on the data as in a sort."""
+    high = np.int64(values.max()) // unit
+    while low < high:  # at least k reach low, or low is as it came; fewer than k reach high + 1
+        middle = (low + high + 1) >> 1
+        least = middle * unit
+        n = 0
+        for j in range(values.size):
+            n += values[j] >= least
+        if n >= k:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@_jit
+def reduce(keys, n, k, low):
+    """Drop keys whose value is below the k-th best; that value, and how many stay: more than k where some are equal."""
+    value = _kth_value(keys[:n], k, low, _ONE)
+    m = 0
+    for j in range(n):
+        key = keys[j]
+        keys[m] = key
+        m += key >= value * _ONE
+    if m > 2 * k:
+        keep_best(keys, m, k)
+        m = k
+    return value, m
 
 
 @_jit
@@ -72,18 +99,23 @@ def _lanes_above(maxima, bound, lanes):
 
 @_jit
 def _gather(row, col0, n_lanes, lanes, k, bound, m, keys):
-    """Append the keys of what exceeds the bound in these lanes (n_lanes in all); when full, keep the k best.
+    """Append the keys of what exceeds the bound in these lanes (n_lanes in all); when full, keep the best.
 
     Returns the bound, raised to just below the worst that was kept, and the number of keys.
     """
-    room = keys.size - -(-row.size // n_lanes)
+    room, last = keys.size - -(-row.size // n_lanes), _LAST - col0
+    step, end = np.uint64(n_lanes), np.uint64(row.size)  # unsigned: no check for negative indices
     for lane in lanes:
         if m > room:
-            bound = max(bound, (kth_best(keys, m, k) >> 32) - 1)  # equal values may still win by a lower column
-            m = k
-        for j in range(lane, row.size, n_lanes):
-            keys[m] = (np.int64(row[j]) << 32) | (_LAST - (col0 + j))
-            m += row[j] > bound
+            value, m = reduce(keys, m, k, bound)
+            bound = max(bound, value - 1)  # equal values may still win by a lower column
+        j, to = np.uint64(lane), np.uint64(m)
+        while j < end:
+            value = np.int64(row[j])
+            keys[to] = (value << 32) | (last - np.int64(j))
+            to += np.uint64(value > bound)
+            j += step
+        m = np.int64(to)
     return bound, m
 
 
@@ -97,18 +129,16 @@ def topk_block(pre, col0, k, keys, counts, bounds):
     """
     n, w = pre.shape
     n_lanes = max(1, w // LANE)
-    maxima, ordered, lanes = np.empty(n_lanes, pre.dtype), np.empty(n_lanes, np.int64), np.empty(n_lanes + 1, np.int64)
+    maxima, lanes = np.empty(n_lanes, pre.dtype), np.empty(n_lanes + 1, np.int64)
     for r in range(n):
         _lane_maxima(pre[r], maxima)
         bound = np.int64(bounds[r])
         if counts[r] == 0 and n_lanes >= k:  # the k-th of the lanes' maxima bounds the k-th largest of the row
-            ordered[:] = maxima
-            bound = max(bound, kth_best(ordered, n_lanes, k) - 1)
+            bound = max(bound, _kth_value(maxima, k, bound, np.int64(1)) - 1)
         some = lanes[: _lanes_above(maxima, bound, lanes)]
         bound, m = _gather(pre[r], col0, n_lanes, some, k, bound, counts[r], keys[r])
         if m >= 2 * k:
-            bound = max(bound, kth_best(keys[r], m, k) >> 32)  # later columns lose ties: they must be strictly greater
-            m = k
+            bound, m = reduce(keys[r], m, k, bound)  # later columns lose ties: they must be strictly greater
         bounds[r], counts[r] = bound, m
 
 
@@ -118,6 +148,8 @@ def topk_finish(keys, counts, k, indptr, latent, bits):
     at = 0
     for r in range(counts.size):
         n = counts[r]
+        if n > k:
+            _, n = reduce(keys[r], n, k, 0)
         if n > k:
             keep_best(keys[r], n, k)
             n = k
