@@ -14,7 +14,8 @@ from sae_backend.packing import Examples
 
 NEAR_BEFORE, NEAR_AFTER = 16, 18  # tokens around the strongest one that a snippet shows
 SENT = 24  # tokens each way that a concordance sends, for wide screens
-FULL_TOKENS = 2600  # sent by all rows of a page together when whole windows are asked for
+COLOURED = 2.0  # what the markup of a token that fires is longer than another's
+FULL_TOKENS = 2800  # sent by all rows of a page together when whole windows are asked for
 OPEN_TOKENS = 1200  # sent by one opened row
 
 
@@ -87,6 +88,15 @@ def _documents(vocabulary: Vocabulary, window: Window, at: int) -> tuple[int, li
     return first, [i for i in special if first < i < at and vocabulary.is_separator(int(ids[i]))]
 
 
+def weakest(packed: Examples, n: int) -> list[int]:
+    """Places of the n weakest examples, each token once, weakest first."""
+    at_peak = packed.position == np.repeat(packed.peak, np.diff(packed.offsets))
+    once: dict[tuple[int, int], int] = {}
+    for i in np.argsort(packed.act[at_peak], kind="stable").tolist():
+        once.setdefault((int(packed.context[i]), int(packed.peak[i])), i)
+    return list(once.values())[:n]
+
+
 def examples(
     packed: Examples, chosen: Sequence[int], windows: dict[int, Window], vocabulary: Vocabulary
 ) -> list[Example]:
@@ -107,7 +117,8 @@ def around(e: Example) -> tuple[int, int]:
 
 
 def part(e: Example, tokens: int) -> tuple[int, int]:
-    """The window, or so many tokens of it that hold the peak."""
+    """The window, or so many tokens of it that hold the peak; fewer where most of them are coloured."""
+    tokens = int(tokens / (1 + COLOURED * np.count_nonzero(e.acts) / len(e.acts)))
     lo = max(0, min(e.peak - tokens // 2, len(e.window.tokens) - tokens))
     return lo, min(len(e.window.tokens), lo + tokens)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from django.http import Http404
@@ -18,6 +18,7 @@ class Link:
     text: str
     url: str
     note: str = ""
+    icon: str = "next"
 
 
 def sae_link(sae: Sae) -> Link:
@@ -28,6 +29,15 @@ def sae_link(sae: Sae) -> Link:
 
 def _thin(number: int) -> str:
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _same_index(index: int) -> Callable[[Sae], Link]:
+    """A link to the latent of that index in another SAE."""
+    return lambda sae: Link(
+        f"{_thin(index)} of {sae.name}",
+        reverse("latent_detail", args=[sae.public_id, index]),
+        f"exists, at the same hook point, among {_thin(sae.d_sae)}",
+    )
 
 
 class NotFound(Http404):
@@ -74,11 +84,15 @@ class LatentNotFound(NotFound):
 
     kind = "latent out of range"
 
-    def __init__(self, sae: Sae, index: int, address: str) -> None:
+    def __init__(self, sae: Sae, index: int, address: str, larger: Sequence[Sae] = ()) -> None:
+        """`larger`: SAEs of the same hook point that have a latent of this index."""
         heading = f"There is no latent {_thin(index)} in this SAE"
         sentence = f"{sae.name} has {_thin(sae.d_sae)} latents, numbered 0 to {_thin(sae.d_sae - 1)}."
-        links = [Link("All latents", reverse("sae_detail", args=[address]), f"of {sae.name}")]
-        super().__init__(heading, sentence, links)
+        links = [
+            Link("Random latent", reverse("latent_random", args=[address]), "of this SAE that fired", "random"),
+            Link("All latents", reverse("sae_detail", args=[address]), f"of {sae.name}", "list"),
+        ]
+        super().__init__(heading, sentence, [*map(_same_index(index), larger), *links])
         self.sae, self.index, self.address, self.last = sae, index, address, sae.d_sae - 1
 
 

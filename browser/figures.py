@@ -71,9 +71,6 @@ SHAPE = (
     _Definition("std_act", "Standard deviation", "Over the tokens where it fires"),
     _Definition("skewness", "Skewness", "Over the tokens where it fires"),
     _Definition(
-        "kurtosis", "Kurtosis when active", "m4 / m2² over the tokens where it fires: a Gaussian has 3"
-    ),
-    _Definition(
         "kurtosis_all", "Kurtosis over all tokens", "m4 / m2² over all counted tokens, zeros included"
     ),
     _Definition(
@@ -82,8 +79,7 @@ SHAPE = (
         "E[a⁴] / E[a²]² over all counted tokens: mostly restates density",
     ),
 )
-WEIGHTS = (
-    _OPPOSING,
+DEAD_WEIGHTS = (
     _Definition(
         "logit_std", "Logit effect, std", "Standard deviation of the logit effects over the vocabulary"
     ),
@@ -92,6 +88,7 @@ WEIGHTS = (
     ),
     _Definition("logit_kurtosis", "Logit effect, kurtosis", "m4 / m2² over the vocabulary: a Gaussian has 3"),
 )
+WEIGHTS = (_OPPOSING, *DEAD_WEIGHTS)
 
 
 def figures(

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,16 @@ class Vocabulary:
     def specials(self) -> npt.NDArray[np.bool_]:
         """is_special by id; the last is for all ids beyond the vocabulary."""
         return np.array([*self.special, True], bool)
+
+    @cached_property
+    def joined(self) -> bytes:
+        """All tokens, with a byte before and after each that is in no text: for whoever searches them."""
+        return b"\xff" + b"\xff".join(self.tokens) + b"\xff"
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each token begins in `joined`."""
+        return list(accumulate((len(token) + 1 for token in self.tokens[:-1]), initial=1))
 
     def token(self, id: int) -> bytes:
         """Its bytes; none for an id beyond the vocabulary (models pad theirs)."""

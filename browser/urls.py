@@ -18,6 +18,7 @@ handler500 = site.server_error
 
 urlpatterns = [
     path("", saes.home, name="home"),
+    path("random", latents.random_anywhere, name="random"),
     path("saes.json", saes.sae_list_json, name="home_json"),
     path("s/<sae:ref>", saes.sae_detail, name="sae_detail"),
     path("s/<sae:ref>.json", saes.sae_json, name="sae_json"),
@@ -103,6 +104,7 @@ urlpatterns = [
     path("account/password", accounts.password_change, name="password_change"),
     path("oembed", sharing.oembed, name="oembed"),
     path("go", site.jump, name="jump"),
+    path("statistics", site.statistics, name="statistics"),
     path("healthz", site.healthz, name="healthz"),
     path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),
     path("admin/", admin.site.urls),

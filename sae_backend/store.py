@@ -24,7 +24,7 @@ from sae_backend.core.results import LatentShard
 from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
 from sae_backend.rows import STATISTICS
 
-# what a table sorts by has an index of its own: (column, index) where the latent fired
+# what a table sorts by has an index of its own: (column, index) where the latent fired; lists of tokens have theirs
 SORTABLE = [c for c in STATISTICS if c not in ("status", "firings")]
 SIDE_BY_SIDE = 4  # indexes built at once
 _LIKE = "like {} including defaults including constraints including storage including compression"
@@ -174,7 +174,8 @@ def seal(run_id: int) -> None:
     latent, page = tables(run_id)
     _side_by_side([f"create unique index if not exists {t}_pk on {t} (run_id, index)" for t in (page, latent)])
     live = (f"{latent}_{c} on {latent} ({c}, index) where status > 0" for c in SORTABLE)
-    of_latents = [*live, f"{latent}_dead on {latent} (index) where status = 0"]
+    tokens = (f"{latent}_{c} on {latent} using gin ({c})" for c in ("strongest", "promoted"))
+    of_latents = [*live, *tokens, f"{latent}_dead on {latent} (index) where status = 0"]
     _side_by_side([f"create index if not exists {index}" for index in of_latents])
     _side_by_side([f"vacuum (freeze, analyze) {t}" for t in (page, latent)])
 

@@ -20,13 +20,18 @@ DEFAULT_SORT = "-max_act"
 PAGE = 50
 # What a dead latent has not got: a list of dead latents by one of these is by index.
 WHERE_IT_FIRES = {"max_act", "mean_act", "std_act", "skewness", "kurtosis", "kurtosis_all", "kurtosis_zero"}
+LONGEST_TOKEN = 200  # characters of one that is asked for
 COUNTED = 10_000  # matches of a filter are counted up to here
 RANGES = {
     "dmin": ("density", ">="),
     "dmax": ("density", "<="),
     "kmin": ("kurtosis", ">="),
     "kmax": ("kurtosis", "<="),
+    "from": ("", ">="),  # of the statistic that `by` names
+    "to": ("", "<="),
 }
+PARAMETERS = ("status", "sort", "by", *RANGES, "token", "of", "after")
+TOKEN_LISTS = ("strongest", "promoted")  # tokens of a latent that a list can be asked for
 _FIELDS = (
     "index",
     "status",
@@ -48,6 +53,10 @@ class Filter:
     sort: str = DEFAULT_SORT
     after: tuple[float | None, int] | None = None  # the last row seen: its statistic (None by index) and index
     ignored: tuple[str, ...] = ()
+    by: str = ""  # the statistic that "from" and "to" bound
+    token: str = ""  # as it was typed; with_tokens in queries.latents reads it
+    of: str = ""  # one of TOKEN_LISTS, or "" for either
+    ids: tuple[int, ...] | None = None  # the vocabulary's tokens of that text, once looked up
 
     @property
     def column(self) -> Column:
@@ -64,7 +73,7 @@ class Filter:
 
     @property
     def narrows(self) -> bool:
-        return bool(self.status or self.ranges)
+        return bool(self.status or self.ranges or self.token)
 
     def bound(self, name: str) -> float | None:
         return dict(self.ranges).get(name)
@@ -73,7 +82,10 @@ class Filter:
         """The query string of this list with some fields changed; defaults are left out."""
         new = replace(self, **changes)
         pairs = [("status", ",".join(new.status))] if new.status else []
+        pairs += [("by", new.by)] if new.by else []
         pairs += [(name, repr(bound)) for name, bound in new.ranges]
+        pairs += [("token", new.token)] if new.token else []
+        pairs += [("of", new.of)] if new.of else []
         default = "index" if new.status == ("dead",) else DEFAULT_SORT
         pairs += [("sort", new.sort)] if new.sort != default else []
         pairs += [("after", _cursor_text(new.after))] if new.after else []
@@ -94,23 +106,37 @@ def read_filter(query: Mapping[str, str], statuses: list[str] | None = None) -> 
     if sort.removeprefix("-") not in BY_NAME:
         ignored.append(f"sort={sort}")
         sort = DEFAULT_SORT
-    ranges = _read_ranges(query, ignored)
+    ranges, by = _read_ranges(query, ignored)
+    token, of = _read_token(query, ignored)
     if status == ("dead",) and sort.removeprefix("-") in WHERE_IT_FIRES:
         sort = "index"
-    new = Filter(() if status == _statuses_of(sort) else status, ranges, sort)
+    new = Filter(() if status == _statuses_of(sort) else status, ranges, sort, by=by, token=token, of=of)
     return replace(new, after=_read_cursor(query.get("after", ""), new, ignored), ignored=tuple(ignored))
 
 
-def _read_ranges(query: Mapping[str, str], ignored: list[str]) -> tuple[tuple[str, float], ...]:
-    found = []
-    for name in RANGES:
+def _read_ranges(query: Mapping[str, str], ignored: list[str]) -> tuple[tuple[tuple[str, float], ...], str]:
+    """The bounds that can be read, and the statistic that `from` and `to` are about."""
+    by, found = query.get("by", ""), []
+    if by and by not in BY_NAME:
+        ignored.append(f"by={by}")
+        by = ""
+    for name, (column, _) in RANGES.items():
         text = query.get(name, "").strip()
         bound = _number(text)
-        if bound is not None:
+        if bound is not None and (column or by):
             found.append((name, bound))
         elif text:
             ignored.append(f"{name}={text}")
-    return tuple(found)
+    return tuple(found), by if any(not RANGES[name][0] for name, _ in found) else ""
+
+
+def _read_token(query: Mapping[str, str], ignored: list[str]) -> tuple[str, str]:
+    """The token asked for, its spaces kept: they may be all that there is of it."""
+    token, of = query.get("token", "").replace("\0", "")[:LONGEST_TOKEN], query.get("of", "")
+    if of and of not in TOKEN_LISTS:
+        ignored.append(f"of={of}")
+        of = ""
+    return token, of if token else ""
 
 
 def _number(text: str) -> float | None:
@@ -185,8 +211,13 @@ def _where(run_id: int, wanted: Filter, cursor: bool) -> tuple[str, list[Any]]:
         parts.append("status = 0" if statuses == [0] else "status = any(%s)")
         values += [] if statuses == [0] else [statuses]
     for name, bound in wanted.ranges:
-        parts.append('"{}" {} %s'.format(*RANGES[name]))
+        ranged, than = RANGES[name]
+        parts.append(f'"{ranged or wanted.by}" {than} %s')
         values.append(bound)
+    if wanted.token:
+        lists = (wanted.of,) if wanted.of else TOKEN_LISTS
+        parts.append("(" + " or ".join(f"{name} && %s::integer[]" for name in lists) + ")")
+        values += [list(wanted.ids or ())] * len(lists)
     if column != "index":
         parts.append(f'"{column}" is not null')
     if cursor and wanted.after:

@@ -15,7 +15,7 @@ from django.utils.html import strip_tags
 from django.utils.safestring import SafeString
 
 from browser import charts, figures, pages
-from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part
+from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part, weakest
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
 from browser.tokens import Vocabulary, chip, chips
@@ -24,8 +24,10 @@ from sae_backend.models import Run
 from sae_backend.packing import N_INTERVALS, RANDOM, TOP
 
 LAYOUTS = {"kwic": "Concordance", "snip": "Snippet", "full": "Full"}
-INTERVALS = {"top": TOP, **{f"b{i}": i for i in range(1, N_INTERVALS + 1)}, "rnd": RANDOM}
+WEAKEST = -1  # not an interval of its own: the weakest of all kept examples
+INTERVALS = {"top": TOP, **{f"b{i}": i for i in range(1, N_INTERVALS + 1)}, "rnd": RANDOM, "low": WEAKEST}
 SHOWN_EFFECTS = 10
+SHOWN_WEAKEST = 10
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class LatentPage:
     resolved: ResolvedSae
     index: int
     view: View
+    before: int | None  # the nearest indices of latents that fired
+    after: int | None
     status: str
     strongest: SafeString
     firings: int
@@ -188,11 +192,12 @@ class LatentPage:
 
     @property
     def previous(self) -> int:
-        return (self.index - 1) % self.resolved.sae.d_sae
+        """The one before it that fired; round the end it may be any."""
+        return (self.index - 1) % self.resolved.sae.d_sae if self.before is None else self.before
 
     @property
     def next(self) -> int:
-        return (self.index + 1) % self.resolved.sae.d_sae
+        return (self.index + 1) % self.resolved.sae.d_sae if self.after is None else self.after
 
     @property
     def live_neighbour(self) -> Neighbour | None:
@@ -207,6 +212,11 @@ class LatentPage:
     def dead(self) -> bool:
         return self.status == "dead"
 
+    @property
+    def share(self) -> float:
+        """Of the counted tokens, on which it fires."""
+        return self.firings / self.tokens if self.tokens else 0.0
+
 
 def contexts(resolved: ResolvedSae, index: int, view: View) -> Contexts:
     """Only the open interval, for the fragment."""
@@ -215,7 +225,7 @@ def contexts(resolved: ResolvedSae, index: int, view: View) -> Contexts:
 
 def _contexts(resolved: ResolvedSae, latent: Stored, view: View) -> Contexts:
     run, lm, number = resolved.run, resolved.sae.lm, INTERVALS[view.interval]
-    chosen = np.flatnonzero(latent.examples.interval == number).tolist()
+    chosen = _chosen(latent, number)
     words = vocabulary(lm)
     found = examples(
         latent.examples, chosen, windows(run, lm.d_vocab, latent.examples.context[chosen]), words
@@ -225,6 +235,13 @@ def _contexts(resolved: ResolvedSae, latent: Stored, view: View) -> Contexts:
     drawn = [draw(words, e, _span(e, view, len(found)), top, view.whitespace) for e in found]
     rows = [(_row(e, top, names, view), d) for e, d in zip(found, drawn, strict=True)]
     return Contexts(view, rows, top, figures.decimals(top), latent.firings_in(number))
+
+
+def _chosen(latent: Stored, number: int) -> list[int]:
+    """Which of the kept examples an interval shows."""
+    if number == WEAKEST:
+        return weakest(latent.examples, SHOWN_WEAKEST)
+    return np.flatnonzero(latent.examples.interval == number).tolist()
 
 
 def _row(e: Example, top: float, names: dict[int, str], view: View) -> Row:
@@ -258,6 +275,8 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         resolved,
         index,
         view,
+        before=latent.before,
+        after=latent.after,
         status=values["status"],
         strongest=chips(words, latent.strongest),
         firings=values["firings"],
@@ -266,7 +285,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         bound=values["density_bound"],
         strip=figures.figures(figures.STRIP if values["firings"] else figures.DEAD_STRIP, values, quantiles),
         shape=figures.figures(figures.SHAPE, values, quantiles),
-        weights=figures.figures(figures.WEIGHTS, values, quantiles),
+        weights=figures.figures(figures.WEIGHTS if values["firings"] else figures.DEAD_WEIGHTS, values, quantiles),
         chart=chart,
         tabs=_tabs(latent, view),
         contexts=_contexts(resolved, latent, view),
@@ -280,7 +299,8 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
 
 def _tabs(latent: Stored, view: View) -> dict[str, Tab]:
     """By key: the link to each interval, how often the latent fires in it, how many examples there are."""
-    shown = np.bincount(latent.examples.interval, minlength=RANDOM + 1)
+    shown = np.bincount(latent.examples.interval, minlength=RANDOM + 2)  # its end, WEAKEST, comes last
+    shown[WEAKEST] = SHOWN_WEAKEST if latent.values["firings"] > SHOWN_WEAKEST else 0
     return {
         key: Tab(
             key,

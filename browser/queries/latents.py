@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,15 +13,21 @@ from django.db import connection
 
 from browser.contexts import Window
 from browser.errors import LatentNotFound
-from browser.queries.saes import ResolvedSae
+from browser.queries.latent_list import Filter
+from browser.queries.saes import ResolvedSae, all_saes
+from browser.token_search import named
 from browser.tokens import Vocabulary
 from sae_backend import packing
-from sae_backend.models import STATUS_NAMES, LanguageModel, Latent, Run
+from sae_backend.models import STATUS_NAMES, LanguageModel, Latent, Run, Sae
 
 STATISTICS = [f.name for f in Latent._meta.concrete_fields if f.name not in ("pk", "run", "index")]
+MOST_LATENTS = 2**31 - 1  # that an index's column holds
 PACKED = ("examples", "histogram", "logits", "neighbours")
 _LATENT = f"""
-    select l.strongest, l.{", l.".join(STATISTICS)}, p.{", p.".join(PACKED)}
+    select
+        (select max(index) from latent where run_id = %s and index < %s and status > 0),
+        (select min(index) from latent where run_id = %s and index > %s and status > 0),
+        l.strongest, l.{", l.".join(STATISTICS)}, p.{", p.".join(PACKED)}
     from latent l join latent_page p on p.run_id = l.run_id and p.index = l.index
     where l.run_id = %s and p.run_id = %s and l.index = %s and p.index = %s
 """
@@ -31,6 +37,8 @@ _LATENT = f"""
 class Stored:
     """A latent's two rows, unpacked."""
 
+    before: int | None  # the nearest indices of latents that fired
+    after: int | None
     values: dict[str, Any]
     strongest: list[int]
     examples: packing.Examples
@@ -54,13 +62,15 @@ def stored(resolved: ResolvedSae, index: int) -> Stored:
     found = None
     if index < resolved.sae.d_sae:
         with connection.cursor() as cursor:
-            cursor.execute(_LATENT, [run, run, index, index])
+            cursor.execute(_LATENT, [run, index, run, index, run, run, index, index])
             found = cursor.fetchone()
     if found is None:
-        raise LatentNotFound(resolved.sae, index, resolved.address)
-    strongest, *values = found[: -len(PACKED)]
+        raise LatentNotFound(resolved.sae, index, resolved.address, _larger(resolved.sae, index))
+    before, after, strongest, *values = found[: -len(PACKED)]
     blobs = dict(zip(PACKED, found[-len(PACKED) :], strict=True))
     return Stored(
+        before,
+        after,
         _statistics(resolved.run, values),
         strongest,
         packing.unpack_examples(blobs["examples"]),
@@ -68,6 +78,14 @@ def stored(resolved: ResolvedSae, index: int) -> Stored:
         packing.unpack_logits(blobs["logits"]),
         packing.unpack_neighbours(blobs["neighbours"]),
     )
+
+
+def _larger(sae: Sae, index: int) -> list[Sae]:
+    """Computed SAEs of the same hook point that have a latent of this index."""
+    if index > MOST_LATENTS:
+        return []
+    others = all_saes().filter(lm=sae.lm_id, hook_name=sae.hook_name, d_sae__gt=index, current_run__isnull=False)
+    return list(others.order_by("d_sae", "pk")[:3])
 
 
 def _statistics(run: Run, values: Iterable[Any]) -> dict[str, Any]:
@@ -93,6 +111,11 @@ def vocabulary(lm: LanguageModel) -> Vocabulary:
 def _vocabulary(sha256: str) -> Vocabulary:
     blob = LanguageModel.objects.values_list("vocabulary", flat=True).get(sha256=sha256)
     return Vocabulary(*packing.unpack_vocabulary(bytes(blob)))
+
+
+def with_tokens(wanted: Filter, lm: LanguageModel) -> Filter:
+    """The filter with the ids of the token that it asks for, if it does."""
+    return replace(wanted, ids=named(vocabulary(lm), wanted.token)) if wanted.token else wanted
 
 
 def windows(run: Run, d_vocab: int, indices: Iterable[int]) -> dict[int, Window]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
+from django.http import QueryDict
 from django.urls import reverse
 
 from browser import plots
@@ -31,6 +33,48 @@ ARCHITECTURES = {
 }
 
 
+FOLDED = 6  # rows of a hook point shown of a sweep
+SORTS: dict[str, Callable[[SaeRow], Any]] = {
+    "name": lambda row: row.sae.name,
+    "d_sae": lambda row: row.sae.d_sae,
+    "l0": lambda row: row.l0,
+    "fvu": lambda row: row.fvu,
+    "ce": lambda row: row.ce_recovered,
+    "dead": lambda row: row.dead_share,
+    "updated": lambda row: row.updated,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the home page is looked at: its query string."""
+
+    hook: str = ""  # whose frontier is drawn
+    words: str = ""  # that narrow the table
+    sort: str = ""  # of SORTS, "-" before it for the largest first; "" is by name
+    every: bool = False  # no sweep is folded
+
+    @classmethod
+    def of(cls, query: QueryDict) -> Choice:
+        sort = query.get("sort", "")
+        known = sort if sort.removeprefix("-") in SORTS else ""
+        return cls(query.get("hook", ""), query.get("q", ""), known, query.get("all") == "1")
+
+    def query(self, **changes: Any) -> str:
+        """The query string of this page with changes."""
+        c = replace(self, **changes)
+        given = (("hook", c.hook), ("q", c.words), ("sort", c.sort), ("all", "1" if c.every else ""))
+        return "?" + urlencode([(name, value) for name, value in given if value])
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column's head: the link that sorts by it, and how it is sorted now."""
+
+    query: str
+    order: str  # aria-sort, or ""
+
+
 @dataclass(frozen=True)
 class SaeRow:
     """An SAE in the table: figures of its live run, None where there is none or the run has not got them."""
@@ -44,8 +88,12 @@ class SaeRow:
     @property
     def kind(self) -> str:
         """Architecture and k as people write them: TopK 32."""
-        name = ARCHITECTURES.get(self.sae.architecture, self.sae.architecture)
-        return f"{name} {self.sae.k}" if self.sae.k else name
+        return f"{self.family} {self.sae.k}" if self.sae.k else self.family
+
+    @property
+    def family(self) -> str:
+        """Its architecture as people write it."""
+        return ARCHITECTURES.get(self.sae.architecture, self.sae.architecture)
 
     @property
     def mark(self) -> str:
@@ -112,6 +160,19 @@ class Hook:
 
     name: str
     rows: list[SaeRow]
+    whole: bool = False  # a sweep is shown without being asked for
+
+    @property
+    def folded(self) -> int:
+        """How many rows of a sweep stand behind a link."""
+        return len(self.rows) - FOLDED if len(self.rows) > FOLDED + 2 and not self.whole else 0
+
+    @property
+    def shown(self) -> list[tuple[SaeRow, bool]]:
+        """Each row, and whether it is folded away."""
+        keep = len(self.rows) - self.folded
+        best = sum(row.best for row in self.rows[keep:])  # the lowest FVU stays, in place of another
+        return [(row, i >= keep - best and not row.best) for i, row in enumerate(self.rows)]
 
 
 @dataclass(frozen=True)
@@ -136,12 +197,31 @@ class SaeList:
     running: list[Progress]
     failed_imports: int
     waiting_imports: int
-    filter: str
+    choice: Choice
     template: ClassVar[str] = "browser/sae_list.html"
+
+    @property
+    def heads(self) -> dict[str, Heading]:
+        """By column: the smallest first, then the largest."""
+        return {name: _heading(self.choice, name) for name in SORTS}
+
+    @property
+    def every_query(self) -> str:
+        return self.choice.query(every=True)
+
+    @property
+    def families(self) -> list[str]:
+        """Architectures in the table."""
+        return sorted({row.family for row in self.rows})
 
     @property
     def rows(self) -> list[SaeRow]:
         return [row for model in self.models for hook in model.hooks for row in hook.rows]
+
+    @property
+    def shown(self) -> int:
+        """Rows that are not folded away."""
+        return sum(not folded for model in self.models for hook in model.hooks for _, folded in hook.shown)
 
     @property
     def latents(self) -> int:
@@ -193,26 +273,44 @@ def _hook_key(row: SaeRow) -> tuple[int, str]:
     return row.sae.lm_id, row.sae.hook_name
 
 
-def page(chosen: str, words: str) -> SaeList:
-    """The home page; `chosen` names the hook point whose frontier is drawn, `words` narrow the table."""
+def _heading(choice: Choice, name: str) -> Heading:
+    here = choice.sort.removeprefix("-") == name
+    order = ("descending" if choice.sort[0] == "-" else "ascending") if here else ""
+    return Heading(choice.query(sort=f"-{name}" if choice.sort == name else name), order)
+
+
+def page(choice: Choice) -> SaeList:
+    """The home page."""
     running = unfinished()
     found = rows(running)
     frontiers = _frontiers(found)
-    frontier = next((f for f in frontiers if f.key == chosen), None) or max(
+    frontier = next((f for f in frontiers if f.key == choice.hook), None) or max(
         frontiers, key=lambda f: len(f.points), default=None
     )
     states = list(SaeImport.objects.exclude(state=SaeImport.State.DONE).values_list("state", flat=True))
     failed = states.count(SaeImport.State.FAILED)
-    return SaeList(_models(found), frontiers, frontier, running, failed, len(states) - failed, words)
+    return SaeList(_models(found, choice), frontiers, frontier, running, failed, len(states) - failed, choice)
 
 
-def _models(found: list[SaeRow]) -> list[Model]:
+def _models(found: list[SaeRow], choice: Choice) -> list[Model]:
     models = []
     for _, group in groupby(found, key=lambda row: row.sae.lm_id):
         members = list(group)
-        hooks = [Hook(name, list(rows)) for name, rows in groupby(members, key=lambda row: row.sae.hook_name)]
+        hooks = [
+            Hook(name, _sorted(list(rows), choice.sort), choice.every)
+            for name, rows in groupby(members, key=lambda row: row.sae.hook_name)
+        ]
         models.append(Model(members[0].sae.lm, hooks))
     return models
+
+
+def _sorted(rows: list[SaeRow], sort: str) -> list[SaeRow]:
+    """What has no such figure comes last."""
+    if not sort:
+        return rows
+    key = SORTS[sort.removeprefix("-")]
+    measured = sorted((row for row in rows if key(row) is not None), key=key, reverse=sort[0] == "-")
+    return measured + [row for row in rows if key(row) is None]
 
 
 def _frontiers(found: list[SaeRow]) -> list[plots.Frontier]:

@@ -8,18 +8,19 @@ from typing import Any, ClassVar
 
 from django.db import connection
 from django.urls import reverse
+from django.utils.safestring import SafeString
 
 from browser import plots
 from browser.errors import TooSlow
 from browser.queries import latent_list
 from browser.queries.columns import BY_NAME, COLUMNS, INDEX, SHOWN, Column
 from browser.queries.latent_list import Filter, Rows
-from browser.queries.latents import vocabulary
+from browser.queries.latents import neighbour_rows, vocabulary, with_tokens
 from browser.queries.progress import Progress
 from browser.queries.runs import RunPage
 from browser.queries.sae_list import ARCHITECTURES
 from browser.queries.saes import ResolvedSae
-from browser.tokens import Vocabulary, chip
+from browser.tokens import Vocabulary, chip, chips
 from sae_backend import packing
 from sae_backend.models import STATUS_NAMES, Run, Sae
 
@@ -83,7 +84,21 @@ class Table:
 
     @property
     def cleared(self) -> str:
-        return self.filter.query(status=(), ranges=(), after=None) or "?"
+        return self.filter.query(status=(), ranges=(), by="", token="", of="", after=None) or "?"
+
+    @property
+    def unknown_token(self) -> str:
+        """The token asked for, where the vocabulary has none of that text."""
+        return self.filter.token if self.filter.ids == () else ""
+
+    @property
+    def low(self) -> str:
+        """Of the statistic chosen freely."""
+        return self._bound("from")
+
+    @property
+    def high(self) -> str:
+        return self._bound("to")
 
     @property
     def dmin(self) -> str:
@@ -114,13 +129,25 @@ def _css(column: Column, wanted: Filter) -> str:
 
 
 @dataclass(frozen=True)
+class Side:
+    """One latent of a pair, its strongest tokens standing in for a label."""
+
+    index: int
+    density: float | None
+    tokens: SafeString
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two latents of nearly opposite directions."""
 
     cos: float
-    first: int
-    first_density: float
-    second: int
+    first: Side
+    second: Side
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.first, self.second
 
 
 @dataclass(frozen=True)
@@ -168,6 +195,11 @@ class SaePage:
         return [*COLUMNS, INDEX]
 
     @property
+    def ranged(self) -> list[Column]:
+        """Statistics without fields of their own, which a range can be asked of."""
+        return [c for c in self.sorts if c.name not in ("density", "kurtosis")]
+
+    @property
     def statuses(self) -> list[tuple[str, int | None, bool]]:
         """Each status with its count in the run, and whether the list has it."""
         counts = self.summary.get("counts") or {}
@@ -196,7 +228,8 @@ def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
     summary, sae = resolved.run.summary, resolved.sae
     expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
     charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary))
-    return SaePage(resolved, *charts, table(resolved, wanted), opposing_pairs(resolved.run.pk), newer)
+    wanted = with_tokens(wanted, sae.lm)
+    return SaePage(resolved, *charts, table(resolved, wanted), opposing_pairs(resolved), newer)
 
 
 def table(resolved: ResolvedSae, wanted: Filter) -> Table:
@@ -226,23 +259,34 @@ def _drawn(row: dict[str, Any], words: Vocabulary, columns: list[tuple[Column, s
     return row | {"strongest": strongest, "promoted": promoted, "cells": cells}
 
 
-def opposing_pairs(run_id: int) -> list[Pair]:
+def opposing_pairs(resolved: ResolvedSae) -> list[Pair]:
     """The pairs of smallest decoder cosine, each once; partners are in the packed neighbours."""
+    run = resolved.run
     with connection.cursor() as cursor:
         cursor.execute(
-            "select l.index, l.opposing_cos, l.density, p.neighbours from ("
-            ' select "index", opposing_cos, density from latent where run_id = %s and status > 0'
+            "select l.index, l.opposing_cos, p.neighbours from ("
+            ' select "index", opposing_cos from latent where run_id = %s and status > 0'
             " and opposing_cos is not null order by opposing_cos, index limit %s"
             ") l join latent_page p on p.run_id = %s and p.index = l.index order by l.opposing_cos, l.index",
-            [run_id, 3 * PAIRS, run_id],
+            [run.pk, 3 * PAIRS, run.pk],
         )
         rows = cursor.fetchall()
-    pairs: dict[frozenset[int], Pair] = {}
-    for index, cos, density, blob in rows:
-        opposing = packing.unpack_neighbours(blob).opposing
-        if len(opposing):
-            pairs.setdefault(frozenset((index, int(opposing[0]))), Pair(cos, index, density, int(opposing[0])))
-    return list(pairs.values())[:PAIRS]
+    found: dict[frozenset[int], tuple[float, int, int]] = {}
+    for index, cos, blob in rows:
+        for other in packing.unpack_neighbours(blob).opposing[:1].tolist():
+            found.setdefault(frozenset((index, other)), (cos, index, other))
+    return _pairs(resolved, list(found.values())[:PAIRS])
+
+
+def _pairs(resolved: ResolvedSae, found: list[tuple[float, int, int]]) -> list[Pair]:
+    said = neighbour_rows(resolved.run, [index for _, *both in found for index in both]) if found else {}
+    words = vocabulary(resolved.sae.lm)
+
+    def side(index: int) -> Side:
+        row = said.get(index, {})
+        return Side(index, row.get("density"), chips(words, row.get("strongest", [])))
+
+    return [Pair(cos, side(first), side(second)) for cos, first, second in found]
 
 
 def as_json(resolved: ResolvedSae) -> dict[str, Any]:
@@ -285,7 +329,7 @@ def progress_json(sae: Sae, progress: Progress | None) -> dict[str, Any]:
 
 def latents_json(resolved: ResolvedSae, wanted: Filter, size: int) -> dict[str, Any]:
     """One page of the table: numbers as stored, tokens as text, and the address of the next page."""
-    found: Rows = latent_list.page(resolved.run.pk, wanted, size)
+    found: Rows = latent_list.page(resolved.run.pk, with_tokens(wanted, resolved.sae.lm), size)
     words, here = vocabulary(resolved.sae.lm), reverse("sae_latents_json", args=[resolved.address])
     query = wanted.query(after=found.after) if found.after else ""
     next_ = here + query + (f"&limit={size}" if size != latent_list.PAGE else "") if query else None

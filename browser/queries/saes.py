@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from django.db import connection
 from django.db.models import QuerySet
 
-from browser.errors import NotReady, RunDropped, RunNotFound, SaeAmbiguous, SaeDeleted, SaeNotFound
+from browser.errors import NotFound, NotReady, RunDropped, RunNotFound, SaeAmbiguous, SaeDeleted, SaeNotFound
 from sae_backend.models import DeletedSae, Run, Sae
 
 # Runs whose pages can be read: the live one, and superseded ones until they are dropped.
@@ -99,6 +100,14 @@ def find(prefix: str) -> Sae:
     if len(found) > 1:
         raise SaeAmbiguous(prefix, found)
     return found[0]
+
+
+def any_computed() -> Sae:
+    """A computed SAE, each latent of the site as likely."""
+    computed = list(Sae.objects.filter(current_run__isnull=False).only("pk", "sha256", "d_sae"))
+    if not computed:
+        raise NotFound("There is no latent yet", "No SAE is computed.")
+    return random.choices(computed, [sae.d_sae for sae in computed])[0]
 
 
 def called(slug: str) -> Sae | None:

@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from browser.definitions import address
 from browser.figures import ordinal
 
 register = template.Library()
@@ -65,6 +66,12 @@ def icon(name: str, css: str = "") -> SafeString:
     pen = mark_safe('stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true"')
     drawing = '<svg class="{}" viewBox="0 0 16 16" fill="none" stroke="currentColor" {}>{}</svg>'
     return format_html(drawing, css or "ic", pen, mark_safe(ICONS[name]))
+
+
+@register.filter
+def defined(figure: str) -> str:
+    """The address of a figure's definition."""
+    return address(figure)
 
 
 @register.simple_tag

@@ -60,3 +60,11 @@ def latent_random(request: HttpRequest, ref: str) -> HttpResponse:
     )
     patch_cache_control(response, no_store=True)
     return response
+
+
+@require_safe
+def random_anywhere(request: HttpRequest) -> HttpResponse:
+    """Go to a random latent of any SAE."""
+    response = redirect("latent_random", saes.any_computed().public_id)
+    patch_cache_control(response, no_store=True)
+    return response

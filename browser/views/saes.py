@@ -17,6 +17,7 @@ from browser.errors import NotReady, TooSlow
 from browser.queries import latent_list, runs, sae_list, sae_page, saes
 from browser.queries.columns import COLUMNS
 from browser.queries.latent_list import Filter
+from browser.queries.latents import with_tokens
 from browser.queries.saes import ResolvedSae
 from browser.views.runs import job
 
@@ -26,7 +27,7 @@ LARGEST_PAGE = 1000  # rows of one latents.json
 @require_safe
 @never_cache
 def home(request: HttpRequest) -> HttpResponse:
-    return pages.show(request, sae_list.page(request.GET.get("hook", ""), request.GET.get("q", "")))
+    return pages.show(request, sae_list.page(sae_list.Choice.of(request.GET)))
 
 
 @require_safe
@@ -84,10 +85,17 @@ def sae_latents_json(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @require_safe
-def sae_latents_csv(request: HttpRequest, ref: str) -> StreamingHttpResponse:
-    """Every latent that the filter lets through, not only a page of them; by index unless another order is asked."""
+def sae_latents_csv(request: HttpRequest, ref: str) -> HttpResponse | StreamingHttpResponse:
+    """Every latent that the filter lets through, not only a page of them; by index unless another order is asked.
+
+    What makes no sense in the address is refused: nobody would see in a file that it was left out.
+    """
     resolved = saes.resolve(ref)
     wanted = latent_list.read_filter({"sort": "index", **request.GET.dict()}, request.GET.getlist("status"))
+    if odd := [*wanted.ignored, *(name for name in request.GET if name not in latent_list.PARAMETERS)]:
+        sentence = f"Not understood: {', '.join(odd)}. Known are {', '.join(latent_list.PARAMETERS)}.\n"
+        return HttpResponse(sentence, status=400, content_type="text/plain; charset=utf-8")
+    wanted = with_tokens(wanted, resolved.sae.lm)
     name = f"{resolved.sae.slug}-r{resolved.run.number}-latents.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingHttpResponse(_csv(resolved, wanted), content_type="text/csv; charset=utf-8", headers=headers)

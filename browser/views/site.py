@@ -7,8 +7,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
 
-from browser import pages
+from browser import definitions, pages
 from browser.errors import NotAsked, NotFound
 from browser.queries import jump as targets
 
@@ -34,6 +35,12 @@ def healthz(request: HttpRequest) -> HttpResponse:
     except DatabaseError:
         good, reason = False, "the database does not answer"
     return HttpResponse("ok" if good else reason, status=200 if good else 503, content_type="text/plain")
+
+
+@require_safe
+def statistics(request: HttpRequest) -> HttpResponse:
+    """What every number on a page means."""
+    return pages.show(request, definitions.Definitions())
 
 
 def jump(request: HttpRequest) -> HttpResponse:

@@ -69,12 +69,16 @@ document.addEventListener("click", ev => {
 
 /* ---- tables: a field that narrows what is already on the page -------------------------------- */
 const show = (row, on) => { if (row) row.hidden = !on; };
-const narrow = (table, words) => {
+const within = (text, range) => { const [low, high] = range.split("-"); return text && +text >= +low && (!high || +text < +high); };
+const chosen = (row, table) => $$(`[data-narrow="${table.id}"]`).every(({ value, dataset }) =>
+  !value || (dataset.on === "l0" ? within(row.dataset.l0, value) : row.dataset[dataset.on] === value));
+const narrow = (table, typed) => {
   let group, hook;
+  const picked = $$(`[data-narrow="${table.id}"]`).some(field => field.value), words = typed || (picked ? " " : "");
   for (const row of table.tBodies[0].rows) {
     if (row.classList.contains("grp")) { group = row; show(row, !words); continue; }
     if (row.classList.contains("sgrp")) { hook = row; show(row, !words); continue; }
-    const hit = [row, hook, group].map(r => r?.textContent ?? "").join(" ").toLowerCase().includes(words);
+    const hit = [row, hook, group].map(r => r?.textContent ?? "").join(" ").toLowerCase().includes(typed) && chosen(row, table) && (words || !("folded" in row.dataset));
     show(row, hit);
     if (hit) { show(group, true); show(hook, true); }
   }
@@ -84,6 +88,13 @@ const narrow = (table, words) => {
 $$("[data-filter]").forEach(field => {
   const run = () => narrow($("#" + field.dataset.filter), field.value.trim().toLowerCase());
   field.addEventListener("input", () => { run(); put("q", field.value); });
+  $$(`[data-narrow="${field.dataset.filter}"]`).forEach(select => select.addEventListener("change", run));
+  $$(`[data-unfold="${field.dataset.filter}"]`).forEach(link => link.addEventListener("click", ev => {
+    ev.preventDefault();
+    $$("[data-folded]", link.closest("table")).forEach(row => { delete row.dataset.folded; });
+    $$("[data-unfold]", link.closest("table")).forEach(one => one.remove());
+    run(); put("all", 1);
+  }));
   if (field.value) run();
 });
 /* a form that only narrows: its empty fields stay out of the address */

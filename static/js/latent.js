@@ -44,6 +44,7 @@ const describe = t => {
   if (act) add("of latent max", Math.round(100 * act / box.dataset.max) + " %");
   if (group) add("part of", group.dataset.ch);
   if (raw(t).length > 24) add("length", raw(t).length + " characters");
+  add("from", $(".cm", row).textContent);
   add("position", `${+row.dataset.first + toks(row).indexOf(t)} of 0–${row.dataset.length - 1}`);
   tip.replaceChildren(el("b", { textContent: named(t) }), list);
 };
@@ -189,7 +190,7 @@ Object.assign(keys, {
   v: () => void setLayout(LAYOUTS[(LAYOUTS.indexOf(box.dataset.view) + 1) % 3]),
   w: () => setWhitespace(!$("#latent").classList.contains("ws")),
   y: () => current ? void copy(raw(current), "Copied token " + named(current)) : false,
-  0: () => void openInterval("rnd"), ",": () => stronger(1), ".": () => stronger(-1),
+  0: () => void openInterval("rnd"), n: () => void openInterval("low"), ",": () => stronger(1), ".": () => stronger(-1),
 });
 for (let i = 1; i <= 9; i++) keys[i] = () => void openInterval(ORDER[i - 1]);
 document.addEventListener("keydown", ev => { if (ev.key === "Escape" || ev.key === "j" || ev.key === "k") point(null); });

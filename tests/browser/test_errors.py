@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 
+from sae_backend.models import Sae
 from tests.browser import sae_rows
 
 pytestmark = pytest.mark.django_db
@@ -49,6 +50,11 @@ def test_an_index_beyond_the_last_gives_the_range_and_a_field(client: Client) ->
     page = missing(client, f"/s/{published.sae.public_id}/31007")
     assert "There is no latent 31\u202f007 in this SAE" in page
     assert "topk8-300 has 300 latents, numbered 0 to 299" in page and 'max="299"' in page
+    assert f'href="/s/{published.sae.public_id}/random"' in page
+    wide = sae_rows.publish(sae_rows.new_sae("wide", slug="wide"))
+    Sae.objects.filter(pk=wide.sae.pk).update(d_sae=400)
+    page = missing(client, f"/s/{published.sae.public_id}/300")
+    assert f'href="/s/{wide.sae.public_id}/300">300 of wide</a> exists, at the same hook point, among 400' in page
     data = client.get(f"/s/{published.sae.public_id}/300.json")
     assert data.status_code == 404 and data.json()["error"] == "latent out of range"
     assert "numbered 0 to 299" in data.json()["message"]

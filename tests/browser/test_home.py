@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.db import connection
 from django.test import Client
@@ -119,3 +121,22 @@ def test_the_page_costs_as_many_queries_for_one_sae_as_for_five(client: Client) 
     with CaptureQueriesContext(connection) as five:
         get(client)
     assert len(one) <= 7 and len(five) <= 9, [q["sql"][:80] for q in five]
+
+
+def test_a_sweep_is_folded_but_for_its_best(client: Client) -> None:
+    for i in range(10):
+        figures = {**sae_rows.FIGURES, "fvu": 0.3 - 0.01 * i}
+        sae_rows.publish(sae_rows.new_sae(f"sweep {i}", slug=f"sweep-{i}"), figures=figures)
+    page = get(client)
+    assert ">6</span> of 10 SAEs shown; sweeps are folded" in page and "show 4 more" in page
+    folded = re.findall(r"<tr[^>]* data-folded>.*?>sweep (\d)<", page)
+    assert folded == ["5", "6", "7", "8"]  # 9 has the lowest FVU
+    assert "data-folded" not in get(client, "/?all=1")
+    by_fvu = re.findall(r'class="name"[^>]*>sweep (\d)<', get(client, "/?all=1&sort=fvu"))
+    assert by_fvu == list("9876543210")
+
+
+def test_a_random_latent_of_any_sae(client: Client) -> None:
+    assert client.get("/random").status_code == 404
+    published = sae_rows.publish()
+    assert client.get("/random")["Location"] == f"/s/{published.sae.public_id}/random"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 
 import pytest
@@ -9,11 +10,12 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from browser import definitions
 from browser.queries.latent_page import View
 from sae_backend import packing
 from sae_backend.models import Run
 from tests import packers
-from tests.browser.latent_rows import ALIVE, CTX_LEN, DEAD, N_TOKENS, RARE, Published, publish
+from tests.browser.latent_rows import ALIVE, CTX_LEN, DEAD, N_TOKENS, PLAIN, RARE, Published, publish
 
 pytestmark = pytest.mark.django_db
 
@@ -79,7 +81,7 @@ def test_an_interval_is_its_own_link_and_shows_its_own_contexts(client: Client, 
     page = get(client, published.url(ALIVE, "?int=b3&view=snip&ws=1&unknown=1"))
     assert 'data-band="b3"' in page and 'data-view="snip"' in page and 'class="lat ws"' in page
     assert 'href="?int=b4&amp;view=snip&amp;ws=1#contexts" data-int="b4"' in page
-    assert f'href="{published.url(1)}?int=b3&amp;view=snip&amp;ws=1" rel="next"' in page
+    assert f'href="{published.url(RARE)}?int=b3&amp;view=snip&amp;ws=1" rel="next"' in page
     assert len(rows(page)) == 5
     fragment = get(client, published.url(ALIVE, "/contexts?int=b3&view=snip&ws=1"))
     assert rows(fragment) == rows(page)
@@ -173,6 +175,30 @@ def test_random_leads_to_a_latent_that_fired_and_keeps_the_view(client: Client, 
         assert "no-store" in response.headers["Cache-Control"]
 
 
+def test_next_and_previous_are_the_nearest_that_fired(client: Client, published: Published) -> None:
+    page = get(client, published.url(RARE))
+    assert f'href="{published.url(ALIVE)}" rel="prev"' in page and f'href="{published.url(PLAIN)}" rel="next"' in page
+    last = published.sae.d_sae - 1
+    assert f'href="{published.url(0)}" rel="next"' in get(client, published.url(last))  # round the end
+
+
+def test_the_weakest_contexts_are_a_tab(client: Client, published: Published) -> None:
+    page = get(client, published.url(ALIVE, "?int=low"))
+    acts = [float(a) for a in re.findall(r'<div class="cg"><b>([\d.]+)', page)]
+    assert len(acts) == 10 and acts == sorted(acts) and acts[0] == 2.4  # half of the first band
+    assert "The 10 weakest of the firings that are kept" in page
+    assert 'data-int="low"' not in get(client, published.url(RARE))
+
+
+def test_every_figure_links_to_its_definition(client: Client, published: Published) -> None:
+    anchors = set(re.findall(r'class="def" href="/statistics#([^"]+)"', get(client, published.url(ALIVE))))
+    page = get(client, "/statistics")
+    assert len(anchors) > 8
+    for fragment in {*anchors, *map(definitions.anchor, definitions.ROWS.values())}:
+        assert page.count(f'id="{fragment}"') == 1, fragment
+    assert "d<sub>i</sub>" in page and "W_dec[i]" in page
+
+
 def test_a_page_costs_five_queries_once_the_vocabulary_is_known(client: Client, published: Published) -> None:
     get(client, published.url(ALIVE))
     for rest in ("", ".json"):
@@ -186,7 +212,8 @@ def test_a_page_costs_five_queries_once_the_vocabulary_is_known(client: Client, 
 def test_a_page_stays_below_100_kilobytes_at_any_context_length(client: Client, ctx_len: int) -> None:
     published = publish(ctx_len=ctx_len)
     for query in ("", "?view=full", "?view=full&int=rnd", "?view=full&ctx=0-19"):
-        assert len(get(client, published.url(ALIVE, query)).encode()) < 100_000, query
+        html = get(client, published.url(ALIVE, query)).encode()
+        assert len(html) < 100_000 and len(gzip.compress(html)) < 25_000, query
 
 
 def test_who_has_the_page_is_told_that_it_has_not_changed(client: Client, published: Published) -> None:
@@ -208,7 +235,7 @@ def test_data_of_a_pinned_run_may_be_kept_and_of_the_live_one_is_asked_for_again
 def test_links_of_a_pinned_page_stay_on_its_run(client: Client, published: Published) -> None:
     Run.objects.filter(pk=published.run.pk).update(state=Run.State.RETIRED)
     page = get(client, f"/s/{published.sae.public_id}@r3/{ALIVE}")
-    assert f'href="/s/{published.sae.public_id}@r3/1" rel="next"' in page
+    assert f'href="/s/{published.sae.public_id}@r3/{RARE}" rel="next"' in page  # past the dead one
     assert f'data-url="/s/{published.sae.public_id}@r3/{ALIVE}/contexts"' in page
 
 

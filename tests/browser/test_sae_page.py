@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from django.db import connection
+from django.http import QueryDict
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -116,9 +117,10 @@ def test_a_filter_survives_its_own_query_string() -> None:
         Filter(("rare", "alive"), (("dmin", 1e-5), ("kmax", 0.1 + 0.2)), "skewness", (0.1 + 0.2, 7)),
         Filter(("dead",), (), "index", (None, 9)),
         Filter(("dead", "rare", "alive", "dense"), (), "-decoder_norm"),
+        Filter((), (("kmin", 3.0), ("from", 1e-3)), by="nearest_cos", token=" moon&", of="promoted"),
         Filter(),
     ):
-        pairs = dict(re.findall(r"(\w+)=([^&]*)", wanted.query()))
+        pairs = QueryDict(wanted.query()[1:]).dict()
         assert read_filter(pairs) == wanted, wanted.query()
 
 
@@ -158,9 +160,30 @@ def test_a_statistic_not_shown_gets_a_column_when_it_is_sorted_by(client: Client
 
 def test_opposing_pairs_are_listed_once(client: Client, published: Stats) -> None:
     page = get(client, f"/s/{published.sae.public_id}").split('id="h-o"')[1].split("</section>")[0]
-    pairs = re.findall(r'/(\d+)">\d+</a></td><td><a class="id" href="[^"]+/(\d+)"', page)
+    pairs = re.findall(r'<tr><td.*?/(\d+)">.*?/(\d+)">.*?</tr>', page)
     assert len(pairs) == 6 == len({frozenset(pair) for pair in pairs})
     assert all(int(a) + int(b) == D_SAE - 1 for a, b in pairs)
+    assert page.count('<span class="tki s"> moon</span>') >= 6  # what each fires on
+
+
+def test_a_token_lists_the_latents_that_fire_most_on_it_or_promote_it(client: Client, published: Stats) -> None:
+    """Those that fire do so on " moon"; every latent promotes " star", the vocabulary's fifth."""
+    url = f"/s/{published.sae.public_id}/latents.json?sort=index"
+    fires = np.flatnonzero(published.values["firings"] > 0).tolist()
+    for token in ("moon", "MOON ", "·moon", '" moon"'):
+        assert [row["index"] for row in walk(client, f"{url}&token={token}")] == fires, token
+    assert walk(client, f"{url}&token=moon&of=promoted") == walk(client, f'{url}&token="moon"') == []
+    assert len(walk(client, f"{url}&token=star&of=promoted")) == D_SAE
+    page = get(client, f"/s/{published.sae.public_id}?token=<b>noon")
+    assert "No token of gpt2-small is “&lt;b&gt;noon”" in page and 'value="&lt;b&gt;noon"' in page
+
+
+def test_any_statistic_can_be_bounded(client: Client, published: Stats) -> None:
+    url, cos = f"/s/{published.sae.public_id}/latents.json?sort=index", published.values["nearest_cos"]
+    rows = walk(client, f"{url}&by=nearest_cos&from=0.4&to=0.6")
+    assert [row["index"] for row in rows] == np.flatnonzero((cos >= 0.4) & (cos <= 0.6)).tolist()
+    assert read_filter({"by": "run_id", "from": "1"}).ignored == ("by=run_id", "from=1")
+    assert read_filter({"to": "1"}).ignored == ("to=1",)
 
 
 def test_the_csv_has_every_latent_of_the_filter(client: Client, published: Stats) -> None:
@@ -169,6 +192,12 @@ def test_the_csv_has_every_latent_of_the_filter(client: Client, published: Stats
     assert [int(row["index"]) for row in rows] == list(range(D_SAE))
     assert rows[0]["max_act"] == "" and float(rows[99]["density"]) == published.values["density"][99]
     assert 'filename="topk8-300-r1-latents.csv"' in response["Content-Disposition"]
+
+
+def test_an_export_refuses_what_it_would_have_to_leave_out(client: Client, published: Stats) -> None:
+    for query, odd in (("densty_min=1", "densty_min"), ("dmin=much", "dmin=much")):
+        response = client.get(f"/s/{published.sae.public_id}/latents.csv?{query}")
+        assert response.status_code == 400 and f"Not understood: {odd}" in response.content.decode()
 
 
 def test_rows_of_an_export_come_in_pages(published: Stats) -> None:
@@ -255,7 +284,7 @@ def test_a_list_that_takes_too_long_says_to_narrow_it(client: Client, published:
 def test_the_page_costs_few_queries(client: Client, published: Stats) -> None:
     url = f"/s/{published.sae.public_id}"
     get(client, url)  # reads the vocabulary into the process
-    for query, budget in (("", 6), ("?status=alive&dmin=1e-4", 8)):
+    for query, budget in (("", 7), ("?status=alive&dmin=1e-4", 9)):
         with CaptureQueriesContext(connection) as seen:
             get(client, url + query)
         asked = [q["sql"] for q in seen if q["sql"].split()[0].lower() in {"select", "set", "with"}]

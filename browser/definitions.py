@@ -1,0 +1,92 @@
+"""docs/statistics.md as a page, each figure's definition with an address of its own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+from django.conf import settings
+from django.urls import reverse
+from django.utils.safestring import SafeString, mark_safe
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+_SUBSCRIPT = re.compile(r"(<code.*?</code>|<[^>]*>)|(?<=[\w‖Σ])_([A-Za-z]+)", re.S)  # d_i, but not in code or tags
+# What pages call a figure, and the row of docs/statistics.md that defines it.
+ROWS = {
+    "firings": "firings n",
+    "density": "density",
+    "bound": "density bound",
+    "status": "status",
+    "max_act": "max, mean when active",
+    "mean_act": "max, mean when active",
+    "std_act": "std, skewness, kurtosis when active",
+    "skewness": "std, skewness, kurtosis when active",
+    "kurtosis": "std, skewness, kurtosis when active",
+    "kurtosis_all": "kurtosis over all tokens",
+    "kurtosis_zero": "kurtosis about zero",
+    "histogram": "activation histogram",
+    "intervals": "intervals",
+    "logits": "logit effect on token v",
+    "logit_std": "logit std, skewness, kurtosis",
+    "logit_skewness": "logit std, skewness, kurtosis",
+    "logit_kurtosis": "logit std, skewness, kurtosis",
+    "encoder_decoder_cos": "encoder–decoder cosine",
+    "nearest_cos": "nearest, most opposing",
+    "opposing_cos": "nearest, most opposing",
+    "dimensionality": "D_i",
+    "decoder_norm": "Notation",
+    "b_enc": "Notation",
+    "l0": "L0",
+    "fvu": "MSE, FVU",
+    "normalised_mse": "normalised MSE",
+    "ce": "CE recovered",
+    "basis_kurtosis": "basis kurtosis",
+    "opposing": "opposing",
+    "features_per_dimension": "features per dimension",
+}
+
+
+def anchor(text: str) -> str:
+    """The fragment of a heading or of a table's row."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+@cache
+def address(figure: str) -> str:
+    """Where a figure is defined."""
+    return f"{reverse('statistics')}#{anchor(ROWS[figure])}"
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """The page of all definitions."""
+
+    template: ClassVar[str] = "browser/statistics.html"
+
+    @property
+    def html(self) -> SafeString:
+        return _document()
+
+
+@cache
+def _document() -> SafeString:
+    """The document as HTML."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse((settings.BASE_DIR / "docs" / "statistics.md").read_text())
+    for token, following in zip(tokens, tokens[1:], strict=False):
+        if token.type == "heading_open":
+            token.attrSet("id", anchor(following.content))
+    _name_rows(tokens)
+    html: str = markdown.renderer.render(tokens, markdown.options, {})
+    html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    return mark_safe(_SUBSCRIPT.sub(lambda found: found[1] or f"<sub>{found[2]}</sub>", html))
+
+
+def _name_rows(tokens: list[Token]) -> None:
+    """Each row is called what its first cell says."""
+    for row, cell, words in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if row.type == "tr_open" and cell.type == "td_open":
+            row.attrSet("id", anchor(words.content))
