@@ -10,7 +10,7 @@ from django.views.decorators.http import require_safe
 
 from browser import links, pages
 from browser.errors import NotReady
-from browser.queries import latent_data, latent_page, latents
+from browser.queries import latent_data, latent_page, latents, saes
 from browser.queries.latent_page import View
 
 
