@@ -36,8 +36,18 @@ def _compare(case: Case, inputs: Inputs, ours: Ours) -> None:
     mine = {dtype: ours.spent(inputs.sae(case.d_sae), case.tokens, dtype) for dtype in DTYPES}
     for dtype, seconds in mine.items():
         line(f"ours_cpu_{case.size}_{dtype}", seconds, "CPU s, a whole run, PostgreSQL and Redis included")
+    floors = {dtype: _floor(case, inputs, ours, dtype) for dtype in DTYPES}
     for name, seconds, dtype in _theirs(case, inputs, ours):
         line(f"{name}_over_ours_{case.size}_{dtype}", seconds / mine[dtype], f"ratio of CPU times{case.aim}")
+        line(f"{name}_over_floor_{case.size}_{dtype}", seconds / floors[dtype], "the most that could be reached")
+
+
+def _floor(case: Case, inputs: Inputs, ours: Ours, dtype: str) -> float:
+    """CPU seconds below which no run of ours can come: F, and the products of the weights."""
+    text, weights = ours.floor(inputs.sae(case.d_sae), case.tokens, dtype)
+    line(f"floor_F_cpu_{case.size}_{dtype}", text, "CPU s, forward to the hook point, encoder, top k")
+    line(f"floor_weights_cpu_{case.size}_{dtype}", weights, "CPU s, products of all pairs and with the unembedding")
+    return text + weights
 
 
 def _theirs(case: Case, inputs: Inputs, ours: Ours) -> list[Total]:

@@ -8,6 +8,9 @@ from typing import Any
 
 import psutil
 
+from bench.report import Clock
+
+ROWS, COLUMNS = 512, 2048  # of one block of cosines
 
 class Ours:
     """A site whose runs compute in this process; its servers are children of it."""
@@ -33,6 +36,19 @@ class Ours:
         _run(sae, dataset, dtype)
         return _cpu() - begun
 
+    def floor(self, checkpoint: Path, tokens: int, dtype: str) -> tuple[float, float]:
+        """CPU seconds of F (bench.floor) and of the bare products of the weights, for which a run gives more."""
+        from bench.floor import Floor
+        from sae_backend import jobs, runs
+
+        sae, dataset = self._sae(checkpoint), self.dataset(tokens)
+        run = runs.create(sae, dataset, jobs.run_config(dtype=dtype))
+        floor = Floor(run.pk)
+        for shard in run.shards.filter(kind="contexts").order_by("index"):
+            floor.shard(shard)
+        runs.cancel(run.pk)
+        return floor.F.cpu, _products(floor.sae, floor.lm, dtype)
+
     def _sae(self, checkpoint: Path) -> Any:
         from sae_backend import jobs
         from sae_backend.models import SaeImport
@@ -42,6 +58,19 @@ class Ours:
         imported.refresh_from_db()
         assert imported.sae is not None, imported.error
         return imported.sae
+
+
+def _products(sae: Any, lm: Any, dtype: str) -> float:
+    """CPU seconds of each pair of directions once, and of every direction with the unembedding."""
+    import torch
+
+    directions, unembedding = sae.W_dec.to(getattr(torch, dtype)), lm.unembedding().weight.to(getattr(torch, dtype))
+    with (clock := Clock())():
+        for a in range(0, len(directions), ROWS):
+            for b in range(a, len(directions), COLUMNS):
+                directions[a : a + ROWS] @ directions[b : b + COLUMNS].T
+            directions[a : a + ROWS] @ unembedding
+    return clock.cpu
 
 
 def _cpu() -> float:
