@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -188,7 +188,10 @@ def sweep(silent_seconds: float) -> int:
             runs.log(run.pk, "nobody was working on this run; its open shards are queued again", "warning")
             enqueue(run.pk)
             found += 1
-    return len(taken) + found + _imports(silent_seconds) + _additions(silent_seconds)
+    imports = SaeImport.objects.filter(state__in=[*UNDER_WORK, SaeImport.State.QUEUED])
+    additions = Addition.objects.filter(state__in=(Addition.State.QUEUED, Addition.State.RUNNING))
+    found += _lost("import", imports, silent_seconds, send_again)
+    return len(taken) + found + _lost("addition", additions, silent_seconds, lambda row: send_addition(row.pk))
 
 
 def _free_publication(run: Run, silent_seconds: float) -> None:
@@ -219,31 +222,18 @@ def send_again(row: SaeImport) -> bool:
     return (send_check if row.state == SaeImport.State.CHECKING else send_import)(row.pk)
 
 
-def _imports(seconds: float) -> int:
-    """Imports that nobody gives a sign of; one that a worker hangs in is taken from it."""
-    cutoff = Now() - timedelta(seconds=seconds)
-    silent = Q(heartbeat_at__lte=cutoff) | Q(heartbeat_at=None, created_at__lte=cutoff)
-    lost = list(SaeImport.objects.filter(silent, state__in=[*UNDER_WORK, SaeImport.State.QUEUED]).order_by("pk"))
-    for row in lost:
-        if seconds >= settings.STALLED_SECONDS:
-            locks.end_holder("import", row.pk)
-        send_again(row)
-    return len(lost)
-
-
 def send_addition(addition_id: int) -> bool:
     """Queue a language model or dataset to be added."""
     return _sent(tasks.add_source, addition_id)
 
 
-def _additions(seconds: float) -> int:
-    """The same of language models and datasets."""
+def _lost(lock: str, open_rows: QuerySet[Any], seconds: float, again: Callable[[Any], bool]) -> int:
+    """Send again what nobody gives a sign of; what a worker hangs in is taken from it."""
     cutoff = Now() - timedelta(seconds=seconds)
     silent = Q(heartbeat_at__lte=cutoff) | Q(heartbeat_at=None, created_at__lte=cutoff)
-    open_states = (Addition.State.QUEUED, Addition.State.RUNNING)
-    lost = list(Addition.objects.filter(silent, state__in=open_states).order_by("pk").values_list("pk", flat=True))
-    for pk in lost:
+    lost = list(open_rows.filter(silent).order_by("pk"))
+    for row in lost:
         if seconds >= settings.STALLED_SECONDS:
-            locks.end_holder("addition", pk)
-        send_addition(pk)
+            locks.end_holder(lock, row.pk)
+        again(row)
     return len(lost)
