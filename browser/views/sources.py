@@ -124,7 +124,6 @@ def _lm_create(request: HttpRequest) -> HttpResponse:
     return _queued(request, _ask(request, **form.addition))
 
 
-
 # ---- data sets ---------------------------------------------------------------------------------------
 
 
@@ -171,7 +170,6 @@ def _kept(request: HttpRequest, name: str, place: Path | None) -> dict[str, Any]
     additions.check_size(place.stat().st_size, _owner(request))
     sha256, size = additions.keep_text(place)
     return {"text_sha256": sha256, "text_bytes": size}
-
 
 
 @require_POST
