@@ -94,7 +94,7 @@ def test_paths_that_leave_the_folder_hide_or_are_too_long_are_not_downloaded(onl
     others = [".cache/x.pt", "a/.hidden.pt", "x" * 398 + ".pt", "a\n.pt"]
     online.add("model", "me/evil", {name: b"x" for name in [*climbing, *others, "good.pt"]})
     row = checked(intake.open_import(None, hub_id="me/evil"))
-    assert [file.name for file in row.files.all()] == ["good.pt"]
+    assert [file.name for file in row.files.all()] == ["good.pt"] and row.report["hub"]["bytes"] == 1
 
 
 def test_a_download_ends_when_its_import_is_cancelled(
