@@ -81,7 +81,8 @@ def _document() -> SafeString:
             token.attrSet("id", anchor(following.content))
     _name_rows(tokens)
     html: str = markdown.renderer.render(tokens, markdown.options, {})
-    html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    scroll = '<div class="scroll" tabindex="0" role="group" aria-label="Definitions"><table>'
+    html = html.replace("<table>", scroll).replace("</table>", "</table></div>")
     return mark_safe(_SUBSCRIPT.sub(lambda found: found[1] or f"<sub>{found[2]}</sub>", html))
 
 

@@ -1,0 +1,91 @@
+"""Every page of the site, wide and narrow, light and dark: nothing for axe-core to find, nothing scrolls sideways,
+nothing moves while it loads. Pictures of all of them are left in artefacts/screenshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sae_backend import managing, runs
+from tests.browser import latent_rows, run_rows, sae_rows
+from tests.browser.latent_rows import ALIVE, DEAD, RARE
+from tests.looking import Looking
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def looking(page: Page) -> Iterator[Looking]:
+    looking = Looking(page)
+    yield looking
+    assert not looking.faults, "\n".join(looking.faults)
+
+
+def test_the_page_of_a_latent_in_all_its_states(looking: Looking, live_server: object) -> None:
+    published = latent_rows.publish()
+    for name, index, query in (
+        ("alive", ALIVE, ""), ("band-snippet", ALIVE, "?int=b3&view=snip"), ("near-threshold", ALIVE, "?int=low"),
+        ("full", ALIVE, "?view=full&ws=1"), ("rare", RARE, ""), ("dead", DEAD, ""),
+    ):  # fmt: skip
+        looking.open(f"{live_server}{published.url(index, query)}", f"latent-{name}")
+    looking.open(f"{live_server}{published.url(ALIVE, '/cite')}", "latent-cite")
+
+
+def test_an_opened_context_and_the_sheet_of_keys(looking: Looking, live_server: object) -> None:
+    page, published = looking.page, latent_rows.publish()
+    page.goto(f"{live_server}{published.url(ALIVE)}")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".ctx[data-open] .ca button")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".tip:not([hidden])")
+    looking.look("latent-opened", page.viewport_size["width"], "light")  # type: ignore[index]
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    page.wait_for_selector("#help[open]")
+    looking.look("keys", page.viewport_size["width"], "dark")  # type: ignore[index]
+
+
+def test_the_lists_of_saes_and_of_latents(looking: Looking, live_server: object) -> None:
+    published = sae_rows.publish()
+    sae_rows.publish(sae_rows.new_sae("wider", slug="wider", k=16), figures={**sae_rows.FIGURES, "l0": 16, "fvu": 0.1})
+    run_rows.computing(sae_rows.new_sae("computing", slug="computing"))
+    for name, path in (
+        ("home", "/"), ("sae", f"/s/{published.sae.public_id}"), ("definitions", "/statistics"),
+        ("sae-filtered", f"/s/{published.sae.public_id}?token=moon&by=skewness&from=-9&sort=-skewness&dmin=x"),
+        ("sae-empty", f"/s/{published.sae.public_id}?token=nothing"),
+    ):  # fmt: skip
+        looking.open(f"{live_server}{path}", name)
+
+
+def test_what_is_not_there(looking: Looking, live_server: object) -> None:
+    published, gone = sae_rows.publish(), sae_rows.publish(sae_rows.new_sae("gone", slug="gone"))
+    managing.delete(gone.sae)
+    at = published.sae.public_id
+    for name, path, status in (
+        ("out-of-range", f"/s/{at}/31007", 404), ("deleted", f"/s/{gone.sae.public_id}", 410),
+        ("unknown-sae", f"/s/{at[:9]}fff", 404), ("unknown-run", f"/s/{at}@r9", 404),
+        ("unknown-page", "/nothing/here", 404), ("unknown-name", "/go?q=7", 404),
+    ):  # fmt: skip
+        looking.open(f"{live_server}{path}", name, status)
+
+
+def test_an_sae_that_is_not_ready(looking: Looking, live_server: object) -> None:
+    idle, busy, failed = (sae_rows.new_sae(name, slug=name) for name in ("idle", "busy", "failed"))
+    run_rows.computing(busy)
+    runs.fail(sae_rows.new_run(failed).pk, "the disk is full; free 3 GB and ask again")
+    for sae in (idle, busy, failed):
+        looking.page.route("**/live?inside=1", lambda route: route.abort())  # what it fetches anew would move it
+        looking.open(f"{live_server}/s/{sae.public_id}", f"sae-{sae.name}")
+
+
+def test_paper_has_the_figures_and_none_of_the_controls(page: Page, live_server: object) -> None:
+    page.emulate_media(media="print")
+    page.goto(f"{live_server}{latent_rows.publish().url(ALIVE)}")
+    assert not page.is_visible(".top") and not page.is_visible(".bar-tools") and not page.is_visible(".thumb")
+    assert page.is_visible("#acth") and page.is_visible(".ctx") and page.is_visible(".nb")
