@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from sae_backend.models import SaeImport, UploadFile
+from sae_backend.models import Run, SaeImport, UploadFile
 from tests.backend import messages
 from tests.browser import run_rows, sae_rows
 
@@ -146,7 +146,22 @@ def test_weights_that_are_here_lead_to_their_page(member: Client, ada: User) -> 
     here = {"public_id": live.sae.public_id, "name": live.sae.name, "lm": "gpt2-small"}
     row.report = report(row, here=here)
     row.save()
-    assert f'href="/s/{live.sae.public_id}"' in text(member, row) and "computing adds a run" in text(member, row)
+    page = text(member, row)
+    assert f'href="/s/{live.sae.public_id}"' in page and "computing adds a run" in page and "of its own" not in page
+    SaeImport.objects.filter(pk=row.pk).update(report=report(row, here={**here, "aside": True}))
+    assert "adds a run to it, at an address of its own: somebody else brought it in" in text(member, row)
+
+
+def test_a_run_that_stands_beside_is_not_called_superseded(client: Client) -> None:
+    first = sae_rows.publish()
+    sae_rows.publish(first.sae, seed=1)
+    address = f"/s/{first.sae.public_id}@r1"
+    assert "Superseded run" in client.get(address).content.decode()
+    Run.objects.filter(pk=first.run.pk).update(aside=True)
+    page = client.get(address).content.decode()
+    assert "Run beside the SAE&#x27;s own" in page and "Superseded" not in page
+    assert client.get(f"/jobs/{first.run.pk}.json").json()["pages"] == address
+    assert f'id="open" href="{address}"' in client.get(f"/jobs/{first.run.pk}").content.decode()
 
 
 def test_how_long_it_takes_is_told_by_an_earlier_run(member: Client, ada: User) -> None:
