@@ -159,7 +159,7 @@ def test_a_run_that_stands_beside_is_not_called_superseded(client: Client) -> No
     assert "Superseded run" in client.get(address).content.decode()
     Run.objects.filter(pk=first.run.pk).update(aside=True)
     page = client.get(address).content.decode()
-    assert "Run beside the SAE&#x27;s own" in page and "Superseded" not in page
+    assert "Run beside the SAE" in page and "Superseded" not in page
     assert client.get(f"/jobs/{first.run.pk}.json").json()["pages"] == address
     assert f'id="open" href="{address}"' in client.get(f"/jobs/{first.run.pk}").content.decode()
 
