@@ -141,8 +141,12 @@ const keys = {
   "/": () => $("#j").focus(), "?": actions.help, d: theme, c: actions.link, f: () => $("[data-filter],[data-focus]")?.focus(),
   "[": () => go("[rel=prev]"), "]": () => go("[rel=next]"), r: () => go("a[data-random]"), j: () => step(1), k: () => step(-1),
 };
+/* who dictates, or shakes, turns single keys off (WCAG 2.1.4) */
+const single = $("#single");
+try { single.checked = localStorage.keys !== "off"; } catch { /* then they are on */ }
+single.addEventListener("change", () => { try { localStorage.keys = single.checked ? "on" : "off"; } catch { /* for this page, then */ } });
 document.addEventListener("keydown", ev => {
-  if (ev.ctrlKey || ev.metaKey || ev.altKey) return;
+  if (ev.ctrlKey || ev.metaKey || ev.altKey || (ev.key.length === 1 && !single.checked)) return;
   const at = document.activeElement;
   if (ev.key === "Escape") { $("details.menu[open]")?.removeAttribute("open"); if (at?.matches("input,textarea,select")) at.blur(); return; }
   if (at?.matches("input:not([type=checkbox]),textarea,select") || $("dialog[open]")) return;

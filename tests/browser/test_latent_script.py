@@ -124,6 +124,21 @@ def test_link_to_a_context_opens_it(latent: Page) -> None:
     assert latent.locator(".ctx").nth(5).get_attribute("data-open") is not None
 
 
+def test_single_keys_can_be_turned_off_for_good(latent: Page) -> None:
+    latent.keyboard.press("?")
+    latent.locator("#single").uncheck()
+    latent.keyboard.press("Escape")
+    latent.keyboard.press("v")
+    latent.reload()
+    latent.keyboard.press("v")
+    assert latent.get_attribute("#ctxs", "data-view") == "kwic"
+    latent.locator("footer [data-do=help]").click()
+    latent.locator("#single").check()
+    latent.keyboard.press("Escape")
+    latent.keyboard.press("v")
+    assert latent.get_attribute("#ctxs", "data-view") == "snip"
+
+
 def test_brackets_move_between_latents_and_keep_the_view(latent: Page) -> None:
     latent.keyboard.press("v")
     latent.keyboard.press("]")
