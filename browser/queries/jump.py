@@ -14,7 +14,8 @@ from browser.queries.saes import all_saes, find
 from sae_backend.models import Sae
 
 REF = re.compile(r"(?:sae:|/?s/)?(?P<ref>[0-9a-f]{6,64}(?:@r\d{1,9})?)(?:[/ ](?P<index>\d{1,9}))?/?", re.I)
-NAMED = re.compile(r"(?P<name>.*?\S)(?:[/ ]+(?P<index>[\d\s,_]+))?")
+NAMED = re.compile(r"(?P<name>.*?[^\s/])(?:[/ ]+(?P<index>\d[\d\s,_]*))?/*")
+LONGEST = 300  # characters of a name and an index: a long row of signs would be matched for minutes
 
 
 def meaning(words: str, here: str, host: str) -> str:
@@ -22,6 +23,8 @@ def meaning(words: str, here: str, host: str) -> str:
     words = words.replace("\0", "").strip()
     if url := _own_url(words, host):
         return url
+    if len(words) > LONGEST:
+        raise _nothing(words)
     if index := re.fullmatch(r"#?([\d\s,_]+)", words):
         return _latent_here(re.sub(r"\D", "", index[1]), here)
     if named := _named(words):

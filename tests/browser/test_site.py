@@ -225,3 +225,11 @@ def test_numbers_are_printed_for_people(printed: str, expected: str) -> None:
 @pytest.mark.django_db
 def test_a_nul_in_the_jump_box_is_no_error(client: Client) -> None:
     assert client.get("/go", {"q": "\0nothing"}).status_code == 404
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("words", ["9" * 5000, "a" + "/" * 145 + " " * 145 + "b", "a" + "/" * 9000 + " " * 9000 + "b"])
+def test_the_jump_box_is_not_kept_busy_by_long_words(client: Client, words: str) -> None:
+    """Neither a number that Python does not read, nor a row of signs that may be cut in as many ways as there are."""
+    sae = sae_rows.new_sae()
+    assert client.get("/go", {"q": words, "on": sae.public_id}).status_code == 404
