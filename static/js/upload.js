@@ -21,15 +21,17 @@ const post = async (url, body) => {
 let saving, changed = false;
 const saveAt = form?.getAttribute("data-save"); // form.dataset is its field of that name
 const save = async () => {
-  const said = $("[data-saved]", form);
-  try { await post(saveAt, new FormData(form)); said.textContent = $("[data-go]", form)?.disabled ? "saved; check it again to compute it so" : "saved"; changed = false; }
-  catch (error) { said.textContent = error instanceof TypeError ? "not saved: no connection" : error.message; }
+  const note = $("[data-saved]", form);
+  try { await post(saveAt, said()); note.textContent = $("[data-go]", form)?.disabled ? "saved; check it again to compute it so" : "saved"; changed = false; }
+  catch (error) { note.textContent = error instanceof TypeError ? "not saved: no connection" : error.message; }
 };
 /* whether the fields say what the check has seen; 0.50 is 0.5 */
 const seen = form?.hasAttribute("data-checked") && JSON.parse(form.getAttribute("data-checked"));
 const same = (a, b) => a === b || (a !== "" && b !== "" && Number(a) === Number(b));
 const OPEN = ["csrfmiddlewaretoken", "go", "name", "dataset", "max_tokens"]; // what the check has nothing to say of
-const asChecked = () => [...form.elements].every(field => !field.name || OPEN.includes(field.name) || same(field.value, String(seen[field.name] ?? "")));
+const asFound = field => field.matches(".detected") && same(field.value, field.placeholder) && seen?.[field.name] == null; // typed, and no correction
+const asChecked = () => [...form.elements].every(field => !field.name || OPEN.includes(field.name) || asFound(field) || same(field.value, String(seen[field.name] ?? "")));
+const said = () => { const data = new FormData(form); for (const field of form.elements) if (field.name && asFound(field)) data.set(field.name, ""); return data; };
 const dataOf = {}; // data sets chosen before, by language model
 if (form) {
   const fields = form.elements, go = $("[data-go]", form);
@@ -42,8 +44,9 @@ if (form) {
     changed = true; clearTimeout(saving); saving = setTimeout(save, 400);
     if (go) { go.disabled = !asChecked(); $("[data-saved]", form).textContent = go.disabled ? "check it again to compute it so" : ""; }
   });
+  form.addEventListener("change", ev => { if (asFound(ev.target)) ev.target.value = ""; });
   form.addEventListener("submit", () => { clearTimeout(saving); changed = false; }); // what is sent is saved with it
-  addEventListener("pagehide", () => { if (changed) fetch(saveAt, { method: "POST", headers: headers(), body: new FormData(form), keepalive: true }); });
+  addEventListener("pagehide", () => { if (changed) fetch(saveAt, { method: "POST", headers: headers(), body: said(), keepalive: true }); });
 }
 
 if (!zone) return;

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from django.contrib.auth.models import User
 from pyarrow import parquet
+from transformers import Qwen3Config
 
 from sae_backend import additions, registry, storage, store, taking
 from sae_backend.additions import language_models, worker
@@ -21,7 +22,7 @@ from sae_backend.core import bootable, contexts
 from sae_backend.models import Addition, Dataset, Document, LanguageModel
 from tests import hub
 from tests.backend import messages
-from tests.core import small
+from tests.core import small, test_hook_points
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 TEXT = "def half(x):\n    return x / 2\n" * 20
@@ -76,6 +77,23 @@ def test_a_model_of_the_hub_is_registered_at_its_commit(architecture: str, onlin
     assert "onnx" not in asked and "pytorch_model" not in asked
     with registry.source_of(lm) as source:
         assert registry.language_model.load(source, revision=lm.revision).bridge is not None
+
+
+OTHERS = {"gemma3": "Gemma3", "mistral": "Mistral", "olmo2": "Olmo2", "phi": "Phi", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_models_of_other_architectures_are_added_and_read(
+    architecture: str, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {**test_hook_points.MODELS, "qwen3": (Qwen3Config, {**test_hook_points.GROUPED, "head_dim": 16})}
+    monkeypatch.setitem(small.CONFIGS, architecture, made[architecture])
+    settings.SOURCE_ROOTS = [str(tmp_path)]
+    lm = added("model", str(model(tmp_path / "m", architecture)), "folder").made_lm
+    assert lm is not None and lm.architecture == f"{OTHERS[architecture]}ForCausalLM"
+    assert (lm.n_layers, lm.d_model, lm.d_vocab) == (3, small.D_MODEL, 257)
+    with registry.source_of(lm) as source:
+        assert registry.language_model.load(source).width("blocks.2.hook_resid_post") == small.D_MODEL
 
 
 def test_models_in_several_files_are_read_whole(online: hub.Hub, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from playwright.sync_api import expect
 from safetensors.torch import save_file
 
 from sae_backend.models import SaeImport, UploadFile
+from tests.accessibility import sideways
+from tests.core import small
 from tests.e2e import crew, uploading
 from tests.e2e.uploading import Site
 
@@ -38,7 +41,8 @@ DROP = """files => {
 def site(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with django_db_blocker.unblock():
         folder = tmp_path_factory.mktemp("uploads")
-        with uploading.site(uploading.environment_of_workers(), folder) as made:
+        environment = {**uploading.environment_of_workers(), "SOURCE_ROOTS": str(folder)}
+        with uploading.site(environment, folder) as made:
             yield made
 
 
@@ -69,9 +73,17 @@ def checkpoint(folder: Path) -> list[Path]:
 
 
 def drop(page: Page, files: list[Path]) -> None:
-    """As an operating system drops them onto the page."""
+    """As a script drops them onto the page."""
     named = [(file.name, base64.b64encode(file.read_bytes()).decode()) for file in files]
     page.dispatch_event("[data-drop]", "drop", {"dataTransfer": page.evaluate_handle(DROP, named)})
+
+
+def drop_here(page: Page, path: Path) -> None:
+    """As the operating system drops a file or a folder anywhere onto the window."""
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 400, "data": data})
 
 
 def checked(page: Page) -> None:
@@ -112,12 +124,13 @@ def test_several_dropped_files_are_checked_computed_and_lead_to_the_sae(site: Si
     expect(page).to_have_url(f"{site.url}/jobs/{row.run_id}")
 
 
-def test_a_zip_and_a_folder_are_read_as_the_files_in_them(site: Site, page: Page, tmp_path: Path) -> None:
-    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", TOPK.parent, "topk")
-    page.goto(f"{site.url}/upload")
-    drop(page, [Path(packed)])
-    checked(page)
-    expect(page.get_by_text("256 latents of a hidden state 64 wide")).to_be_visible()
+def test_archives_and_a_folder_are_read_as_the_files_in_them(site: Site, page: Page, tmp_path: Path) -> None:
+    for kind in ("zip", "gztar"):
+        packed = shutil.make_archive(str(tmp_path / "packed"), kind, TOPK.parent, "topk")
+        page.goto(f"{site.url}/upload")
+        drop(page, [Path(packed)])
+        checked(page)
+        expect(page.get_by_text("256 latents of a hidden state 64 wide")).to_be_visible()
     folder = shutil.copytree(FIXTURES / "saelens/standard", tmp_path / "my-sae")
     page.goto(f"{site.url}/upload")
     page.locator("#fo").set_input_files(folder)
@@ -127,11 +140,54 @@ def test_a_zip_and_a_folder_are_read_as_the_files_in_them(site: Site, page: Page
     expect(page.get_by_role("button", name="Compute")).to_be_enabled()
 
 
+def test_a_folder_dropped_on_the_home_page_is_on_its_way_at_once(site: Site, page: Page, tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("expected.npz")
+    folder = shutil.copytree(FIXTURES / "sparsify/topk", tmp_path / "mine", ignore=ignored)
+    page.goto(site.url)
+    drop_here(page, folder)
+    page.wait_for_url("**/imports/*")
+    checked(page)
+    names = set(site.last_import().files.values_list("name", flat=True))
+    assert {"mine/layers.3/cfg.json", "mine/layers.3/sae.safetensors"} <= names
+    page.go_back()
+    expect(page.get_by_role("heading", name="Sparse autoencoders")).to_be_visible()
+
+
+def test_a_language_model_and_text_are_added_by_the_forms_and_an_sae_of_it_computed(
+    site: Site, page: Page, settings: Any, tmp_path: Path
+) -> None:
+    folder = small.save_lm(site.folder / "added", "gpt_neox", hidden_size=64, num_hidden_layers=5)
+    settings.SOURCE_ROOTS = [str(site.folder)]
+    page.goto(f"{site.url}/models#add")
+    page.get_by_label("Folder of the server").fill(str(folder))
+    page.get_by_label("Name (optional)", exact=True).fill("pythia-tiny")
+    page.get_by_role("button", name="Add the language model").click()
+    page.get_by_role("link", name="Open pythia-tiny").click(timeout=SLOW)
+    expect(page.get_by_text("GPTNeoXForCausalLM")).to_be_visible()
+    page.get_by_role("link", name="Add text for it").click()
+    (tmp_path / "moon.jsonl").write_text(json.dumps({"body": "def half(x):\n    return x / 2\n" * 40}) + "\n")
+    page.get_by_label("File", exact=True).set_input_files(tmp_path / "moon.jsonl")
+    page.get_by_label("Language model").select_option(label="pythia-tiny")
+    page.get_by_label("Tokens in a context").fill("32")
+    page.get_by_role("button", name="Add the data set").click()
+    page.get_by_role("link", name="Open moon.jsonl").click(timeout=SLOW)
+    expect(page.get_by_role("heading", name="moon.jsonl")).to_be_visible()
+    page.goto(f"{site.url}/upload")
+    drop(page, checkpoint(FIXTURES / "saelens/standard_bf16"))
+    checked(page)
+    page.locator("#u-lm").select_option(label="pythia-tiny")
+    page.get_by_role("button", name="Check again").click()
+    expect(page.locator("#choices[data-checked]")).to_be_visible(timeout=SLOW)
+    expect(page.locator("#u-dataset")).to_contain_text("moon.jsonl")
+    row = compute(page, site)
+    assert row.run is not None and row.run.dataset.name == "moon.jsonl" and row.run.dataset.lm.name == "pythia-tiny"
+
+
 def test_by_keyboard_alone(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/upload")
     tab_to(page, "fi")
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
+        page.keyboard.press("Enter")
     chooser.value.set_files(checkpoint(FIXTURES / "saelens/jumprelu"))
     checked(page)
     tab_to(page, "u-name")
@@ -208,6 +264,7 @@ def test_an_upload_is_paused_left_and_gone_on_with_in_another_tab(
     other = context.new_page()
     other.goto(address)
     expect(other.get_by_text("Not all of it has arrived")).to_be_visible()
+    other.reload()
     sent = offsets(other)
     other.locator("#fi").set_input_files(weights)
     expect(other.locator("li[data-complete]")).to_be_visible(timeout=SLOW)
@@ -248,6 +305,14 @@ def test_a_wrong_field_is_refused_with_a_sentence_corrected_and_checked_again(si
     page.goto(f"{site.url}/upload")
     page.locator("#fi").set_input_files(checkpoint(TOPK))
     checked(page)
+    go = page.get_by_role("button", name="Compute")
+    for field, value in (("hook_name", "blocks.9.hook_resid_post"), ("k", "17")):
+        found = page.locator(f"#u-{field}").get_attribute("placeholder")
+        for back in ("", found):
+            page.locator(f"#u-{field}").fill(value)
+            expect(go).to_be_disabled()
+            page.locator(f"#u-{field}").fill(str(back))
+            expect(go).to_be_enabled()  # what was checked is there again
     page.locator("#u-hook_name").fill("blocks.99.hook_resid_post")
     expect(page.get_by_text("saved", exact=True)).to_be_visible()
     page.reload()
@@ -286,7 +351,3 @@ def test_a_telephone_scrolls_no_sideways(site: Site, page: Page, scheme: Any) ->
     assert sideways(page) == 0
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(17, 20, 23)" if scheme == "dark" else "rgb(255, 255, 255)")
-
-
-def sideways(page: Page) -> int:
-    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))

@@ -36,6 +36,7 @@ class Site:
     lm: LanguageModel  # 20 layers, 64 wide, with the fixtures' own x in its residual stream
     narrow: LanguageModel  # 48 wide, its heads together 64
     dataset: Dataset
+    folder: Path  # of language models
 
     def last_import(self) -> SaeImport:
         return SaeImport.objects.select_related("sae", "run").order_by("-pk")[0]
@@ -53,7 +54,7 @@ def site(environment: dict[str, str], folder: Path) -> Iterator[Site]:
             dataset = _dataset(lm)
             _dataset(narrow)
             workers.start()
-            yield Site(server.url, workers, lm, narrow, dataset)
+            yield Site(server.url, workers, lm, narrow, dataset, folder)
         finally:
             workers.stop()
             server.stop()
