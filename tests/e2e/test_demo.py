@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -117,6 +118,13 @@ def test_a_latent_beyond_the_last_is_not_found_and_says_the_range(site: str) -> 
     assert "4" in (page := caught.value.read().decode()) and "095" in page
 
 
+def test_the_pages_of_the_densest_latents_are_small(site: str) -> None:
+    """Where nearly every token fires and is coloured."""
+    for latent in _json(f"{_sae(site)}/latents.json?sort=-density&limit=5")["latents"]:
+        for query in ("", "?view=full", "?view=full&int=rnd&ws=1"):
+            with urllib.request.urlopen(f"{_sae(site)}/{latent['index']}{query}", timeout=30) as answer:
+                page = answer.read()
+            assert len(page) <= 100_000 and len(gzip.compress(page)) <= 25_000, (latent["index"], query, len(page))
 
 
 @pytest.mark.browser
