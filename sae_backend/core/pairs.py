@@ -10,6 +10,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from sae_backend.core.selection import lane_maxima
+
 LANE = 16  # columns that share one extreme
 FRESH = 32  # new candidates after which the bound is raised
 _jit = numba.njit(cache=True, nogil=True)
@@ -41,20 +43,6 @@ def _mth_largest(values, m):
                 j += 1
             best[j] = value
     return best[0]
-
-
-@_jit
-def _lane_maxima(row, maxima):
-    """Largest integer of each lane of columns j, j + q, j + 2q … of a row."""
-    q = maxima.size
-    maxima[:] = row[:q]
-    for s in range(1, row.size // q):
-        part = row[s * q : (s + 1) * q]  # a slice starts at 0: no check for negative indices, so it vectorises
-        for j in range(q):
-            maxima[j] = part[j] if part[j] > maxima[j] else maxima[j]
-    rest = row[row.size // q * q :]
-    for j in range(rest.size):
-        maxima[j] = max(maxima[j], rest[j])
 
 
 @_jit
@@ -116,8 +104,8 @@ def block(signed, unsigned, col0, own, directed, m, slack, eps, shift, found, va
     for r in range(n):
         if not directed[own + r]:
             continue
-        _lane_maxima(signed[r], high)
-        _lane_maxima(unsigned[r], low)
+        lane_maxima(signed[r], high)
+        lane_maxima(unsigned[r], low)
         if least[0, r] == -np.inf and least[1, r] == -np.inf:
             least[0, r] = _begin(high, m, shift, word, slack[r], eps)
             least[1, r] = _begin((low.astype(np.int64) - sign).astype(np.int32), m, shift, word, slack[r], eps)

@@ -74,7 +74,7 @@ def reduce(keys, n, k, low):
 
 
 @_jit
-def _lane_maxima(row, maxima):
+def lane_maxima(row, maxima):
     """Largest of each lane: columns j, j + q, j + 2q … of a row of q lanes, so that the loop is one vector maximum."""
     q = maxima.size
     maxima[:] = row[:q]
@@ -131,7 +131,7 @@ def topk_block(pre, col0, k, keys, counts, bounds):
     n_lanes = max(1, w // LANE)
     maxima, lanes = np.empty(n_lanes, pre.dtype), np.empty(n_lanes + 1, np.int64)
     for r in range(n):
-        _lane_maxima(pre[r], maxima)
+        lane_maxima(pre[r], maxima)
         bound = np.int64(bounds[r])
         if counts[r] == 0 and n_lanes >= k:  # the k-th of the lanes' maxima bounds the k-th largest of the row
             bound = max(bound, _kth_value(maxima, k, bound, np.int64(1)) - 1)
