@@ -297,12 +297,6 @@ class LM:
         token = self.tokenizer.bos_token_id
         return None if token is None else int(token)
 
-    @property
-    def separator_id(self) -> int | None:
-        """The token between documents."""
-        token = self.tokenizer.eos_token_id
-        return self.bos_id if token is None else int(token)
-
 
 def _alike(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
     """Equal up to the rounding of a dtype, each token [.. d] by its own norm: the first's is often far larger."""
