@@ -19,7 +19,7 @@ from sae_backend.core.lanes import lanes
 from sae_backend.core.sae import top_k
 
 N_NEIGHBOURS = 10
-_ROWS, _COLUMNS = 512, 2048  # of one block of cosines on a CPU: 2 MB in bfloat16
+_ROWS, _COLUMNS = 256, 2048  # of one block of cosines on a CPU: 1 MB in bfloat16
 _ON_DEVICE = 2**28  # cosines held at once on an accelerator
 _CANDIDATES = 256  # kept of each latent and side before the weaker are dropped
 _FEWEST = 64  # rows of a matmul: with fewer, libraries sum in another order and a latent's bits depend on its shard
