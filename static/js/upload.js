@@ -159,7 +159,7 @@ const finish = () => {
   checking = setTimeout(async () => {
     const lines = $$("li", list);
     if (!lines.length || lines.some(li => !("complete" in li.dataset))) return;
-    try { await post(zone.dataset.import + "/check", form ? new FormData(form) : new FormData()); location.assign(zone.dataset.import); }
+    try { await post(zone.dataset.import + "/check", form ? new FormData(form) : new FormData()); location.replace(zone.dataset.import); }
     catch (error) { toastWrong(error.message); }
   }, 400);
 };

@@ -314,7 +314,7 @@ def test_a_wrong_field_is_refused_with_a_sentence_corrected_and_checked_again(si
             page.locator(f"#u-{field}").fill(str(back))
             expect(go).to_be_enabled()  # what was checked is there again
     page.locator("#u-hook_name").fill("blocks.99.hook_resid_post")
-    expect(page.get_by_text("saved", exact=True)).to_be_visible()
+    expect(page.get_by_text("saved; check it again to compute it so")).to_be_visible()
     page.reload()
     expect(page.locator("#u-hook_name")).to_have_value("blocks.99.hook_resid_post")
     page.get_by_role("button", name="Check again").click()
