@@ -43,7 +43,8 @@ const become = async found => {
   catch { return toast("No answer from the server; try again"); }
   if (!$("[data-drop]", page)) return location.assign(address); // whoever may not upload is told there
   history.pushState(null, "", address);
-  addEventListener("popstate", () => location.reload());
+  addEventListener("popstate", () => location.reload()); // back to what this page was,
+  addEventListener("pageshow", ev => { if (ev.persisted) location.reload(); }); // if the browser has kept it too
   document.title = page.title;
   for (const part of ["main", ".top nav", ".menu nav", ".foot"]) $(part).replaceWith($(part, page));
   const known = new Set([...document.querySelectorAll("link[href],script[src]")].map(each => each.href || each.src));
