@@ -35,6 +35,10 @@ addEventListener("drop", async ev => {
 window.app.plain = plain;
 window.app.onDrop = (zone, take) => { taker = { zone, take }; };
 
+/* back to a page that has become another, or has come from one: what it was is not in the browser any more */
+addEventListener("popstate", () => { if (!location.hash) location.reload(); });
+addEventListener("pageshow", ev => { if (ev.persisted && window.app.brought) location.reload(); });
+
 /* the upload page in place of this one: its head's styles, its main part, then its scripts, one after the other */
 const become = async found => {
   const address = $("[data-upload]").dataset.upload;
@@ -43,8 +47,6 @@ const become = async found => {
   catch { return toast("No answer from the server; try again"); }
   if (!$("[data-drop]", page)) return location.assign(address); // whoever may not upload is told there
   history.pushState(null, "", address);
-  addEventListener("popstate", () => location.reload()); // back to what this page was,
-  addEventListener("pageshow", ev => { if (ev.persisted) location.reload(); }); // if the browser has kept it too
   document.title = page.title;
   for (const part of ["main", ".top nav", ".menu nav", ".foot"]) $(part).replaceWith($(part, page));
   const known = new Set([...document.querySelectorAll("link[href],script[src]")].map(each => each.href || each.src));
