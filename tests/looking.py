@@ -55,8 +55,7 @@ class Looking:
         self.page.emulate_media(color_scheme=theme)
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}-{width}-{theme}.png", full_page=True, animations="disabled")
-        over = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        if over > 0:
+        if (over := sideways(self.page)) > 0:
             self.faults.append(f"{name} {width} {theme}: scrolls sideways by {over} px")
         self.faults += [f"{name} {width} {theme}: {fault}" for fault in violations(self.page)]
 
@@ -64,6 +63,11 @@ class Looking:
         moved, what = self.page.evaluate(SHIFT)
         if moved > MOST_SHIFT:
             self.faults.append(f"{name}: shifts by {moved:.3f}: {what}")
+
+
+def sideways(page: Page) -> int:
+    """Pixels by which a page is wider than its window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
 def violations(page: Page) -> list[str]:

@@ -13,7 +13,7 @@ from sae_backend import additions, store
 from sae_backend import runs as states
 from sae_backend.core.contexts import Contexts
 from sae_backend.models import Addition, Dataset, Run, SaeImport, UploadFile, Worker
-from tests import accessibility
+from tests import looking
 from tests.backend import messages
 from tests.browser import run_rows, sae_rows
 from tests.browser.test_upload_page import DETECTED, TRIAL
@@ -149,14 +149,23 @@ def pages(live_server: LiveServer) -> list[str]:
     ]  # fmt: skip
 
 
+def faults(page: Page) -> list[str]:
+    """What axe-core finds in both colour schemes."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+        found += [f"{page.url} {scheme}: {fault}" for fault in looking.violations(page)]
+    return found
+
+
 def test_no_page_has_a_fault_that_axe_finds_or_scrolls_sideways(page: Page, pages: list[str]) -> None:
     found = []
     for address in pages:
         page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(address)
-        found += accessibility.faults(page)
+        found += faults(page)
         page.set_viewport_size({"width": 390, "height": 844})
-        if sideways := accessibility.sideways(page):
+        if sideways := looking.sideways(page):
             found.append(f"{address} is {sideways} px too wide")
     assert found == []
 
@@ -171,4 +180,4 @@ def test_an_account_has_none_either(page: Page, live_server: LiveServer) -> None
     page.get_by_role("textbox", name="Name", exact=True).fill("laptop")
     press(page, "Make a token")
     expect(page.get_by_text("shown this once")).to_be_visible()
-    assert accessibility.faults(page) == []
+    assert faults(page) == []

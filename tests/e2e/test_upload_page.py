@@ -16,10 +16,10 @@ from playwright.sync_api import expect
 from safetensors.torch import save_file
 
 from sae_backend.models import SaeImport, UploadFile
-from tests.accessibility import sideways
 from tests.core import small
 from tests.e2e import crew, uploading
 from tests.e2e.uploading import Site
+from tests.looking import sideways
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
