@@ -86,6 +86,8 @@ def test_an_sae_that_is_not_ready(looking: Looking, live_server: object) -> None
 
 def test_paper_has_the_figures_and_none_of_the_controls(page: Page, live_server: object) -> None:
     page.emulate_media(media="print")
+    page.set_viewport_size({"width": 794, "height": 1123})  # A4
     page.goto(f"{live_server}{latent_rows.publish().url(ALIVE)}")
     assert not page.is_visible(".top") and not page.is_visible(".bar-tools") and not page.is_visible(".thumb")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794
     assert page.is_visible("#acth") and page.is_visible(".ctx") and page.is_visible(".nb")
