@@ -26,12 +26,18 @@ class Adding:
     """Something on its way in, as its owner and staff see it."""
 
     row: Addition
+    source: str  # where it comes from, as far as whoever looks may know
     said: str = ""  # why a wish could not be granted
     template: ClassVar[str] = "browser/addition_detail.html"
 
     @property
     def changing(self) -> bool:
         return self.row.state in additions.OPEN
+
+    @property
+    def error(self) -> str:
+        """Its sentence, which may name that place."""
+        return self.row.error.replace(self.row.source, self.source) if self.row.source else self.row.error
 
     @property
     def share(self) -> float | None:
@@ -50,11 +56,11 @@ class Adding:
 
     def as_json(self) -> dict[str, Any]:
         row = self.row
-        fields = ("id", "kind", "origin", "name", "source", "revision", "state", "stage", "unit", "done", "total")
+        fields = ("id", "kind", "origin", "name", "revision", "state", "stage", "unit", "done", "total")
         options = {key: value for key, value in row.options.items() if key in additions.OPTIONS}
         return {
-            **{field: getattr(row, field) for field in fields}, "model": row.lm.name if row.lm else None,
-            "options": options, "error": row.error or None, "url": reverse("addition", args=[row.pk]),
+            **{field: getattr(row, field) for field in fields}, "source": self.source, "model": row.lm.name if row.lm else None,
+            "options": options, "error": self.error or None, "url": reverse("addition", args=[row.pk]),
             "made": self.made_url or None,
         }  # fmt: skip
 
@@ -194,7 +200,7 @@ def adding(user: Anyone, kind: str) -> Additions:
     """This user's additions that are not over for long; everybody's for staff."""
     lately = Q(done_at__gte=timezone.now() - JUST_NOW)
     rows = _visible(user).filter(~Q(state=State.DONE) | lately, kind=kind).order_by("-pk")
-    return Additions([Adding(row) for row in rows[:LISTED]])
+    return Additions([Adding(row, _source(user, row.source)) for row in rows[:LISTED]])
 
 
 def _visible(user: Anyone) -> QuerySet[Addition]:
@@ -209,7 +215,7 @@ def addition(user: Anyone, pk: int) -> Adding:
     row = _visible(user).filter(pk=pk).first()
     if row is None:
         raise NotFound(f"There is no addition {pk}", "It is over and was taken from the list, or is another account's.")
-    return Adding(row)
+    return Adding(row, _source(user, row.source))
 
 
 # ---- one of them -------------------------------------------------------------------------------------

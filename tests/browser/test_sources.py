@@ -349,6 +349,23 @@ def test_a_text_is_read_again_for_another_language_model(member: Client, ada: Us
     assert (row.name, row.owner) == (dataset.name, ada)
 
 
+def test_a_text_in_a_folder_of_the_server_is_read_again_without_saying_where(member: Client, ada: User) -> None:
+    published = sae_rows.publish()
+    other = LanguageModel.objects.get()
+    other.pk, other.name, other.sha256 = None, "other", "f" * 64
+    other.save()
+    Dataset.objects.update(recipe={"origin": "folder", "source": "/secret/text", "options": {"anywhere": True}})
+    member.post(f"/datasets/{published.run.dataset.pk}/for", {"lm": "other"})
+    row = Addition.objects.get()
+    Addition.objects.update(state=State.FAILED, error="/secret/text/a.txt holds no text")
+    pages = ["/datasets", "/datasets.json", *(f"/additions/{row.pk}{rest}" for rest in ("", ".json", "/live"))]
+    for url in pages:
+        page = get(member, url)
+        assert "/secret" not in page and "of the server/a.txt holds no text" in page, url
+    User.objects.update(is_staff=True)
+    assert all("/secret/text/a.txt" in get(member, url) for url in pages)
+
+
 # ---- seen ----------------------------------------------------------------------------------------------
 
 
