@@ -39,7 +39,7 @@ from sae_backend.intake.importing import CHECK, Held, carry_out
 from sae_backend.models import Dataset, LanguageModel, Sae, SaeImport
 from sae_backend.pulse import Abandoned
 
-TRIAL_TOKENS = 4096
+TRIAL_TOKENS, TRIAL_WORK = 4096, 1 << 31  # tokens, and tokens × latents: nobody waits minutes for a first look
 TOO_LONG = (
     "the check took longer than {:,.0f} s (CHECK_SECONDS) and was given up: try it with a smaller language model or "
     "dataset, or ask whoever runs this site"
@@ -162,15 +162,16 @@ def _hook(lm: LM, name: str, hook_name: str, width: int) -> Check:
 def _tried(held: Held, sae: SparseAutoencoder, lm: LM) -> Trial:
     dataset = held.row.dataset
     assert dataset is not None
-    tokens = _sample(dataset)
+    tokens = _sample(dataset, sae.cfg.d_sae)
     _, special = packing.unpack_vocabulary(bytes(dataset.lm.vocabulary))
     here = sae.to(torch.device(kept.device()))
     return trial(here, lm, tokens, {i for i, s in enumerate(special) if s}, held.pulse.report)
 
 
-def _sample(dataset: Dataset) -> npt.NDArray[np.uint32]:
-    """Contexts spread over the dataset, [n ctx_len]."""
-    wanted = precision.spread(dataset.n_contexts, max(1, TRIAL_TOKENS // dataset.ctx_len))
+def _sample(dataset: Dataset, d_sae: int) -> npt.NDArray[np.uint32]:
+    """Contexts spread over the dataset, [n ctx_len]; of a very wide SAE fewer, at least one."""
+    tokens = min(TRIAL_TOKENS, TRIAL_WORK // d_sae)
+    wanted = precision.spread(dataset.n_contexts, max(1, tokens // dataset.ctx_len))
     return np.concatenate([store.read_contexts(dataset, c, c + 1) for c in wanted])
 
 

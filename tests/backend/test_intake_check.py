@@ -51,6 +51,13 @@ def test_a_checkpoint_is_described_fitted_tried_and_then_imported_by_one_word(da
     assert storage.current().names(folder(row)) == set() and not unpacked(row.pk).exists()
 
 
+def test_a_wide_sae_is_tried_on_fewer_tokens(dataset: Dataset) -> None:
+    usual = checking._sample(dataset, 1024)
+    assert len(usual) == min(dataset.n_contexts, checking.TRIAL_TOKENS // dataset.ctx_len)
+    assert len(checking._sample(dataset, checking.TRIAL_WORK // (3 * dataset.ctx_len))) == 3 < len(usual)
+    assert len(checking._sample(dataset, 1 << 40)) == 1
+
+
 def test_weights_that_are_here_already_are_found_before_anything_is_computed(lm: LanguageModel) -> None:
     sae = demo.a_sae(lm)
     row = checked(opened(SAE))

@@ -38,3 +38,11 @@ def test_what_cannot_have_pages_is_refused_with_a_sentence(name: str) -> None:
 
 def test_every_refused_checkpoint_is_there() -> None:
     assert formats.checkpoints() >= formats.REFUSED.keys()
+
+
+def test_every_checkpoint_is_described_in_the_documentation() -> None:
+    text = (formats.FIXTURES.parents[1] / "docs/formats.md").read_text()
+    rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| ")]
+    for name in formats.checkpoints():
+        folder, last = name.split("/")
+        assert any(f"`{folder}/" in row and (f"/{last}`" in row or f"`{last}`" in row) for row in rows), name
