@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from sae_backend import packing, rows, summary
+from sae_backend import packed_columns, packing, rows, summary
 from sae_backend.core.contexts import Contexts
 from sae_backend.core.results import LatentShard
 from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
@@ -197,8 +197,10 @@ def _side_by_side(statements: Sequence[str]) -> None:
 def publish(run_id: int, figures: dict[str, Any]) -> None:
     """Attach a sealed run's tables and point its SAE at it; the run before is retired, or it itself if it is aside."""
     latent, _ = tables(run_id)
-    if Run.objects.filter(pk=run_id, state=Run.State.SEALED).exists():  # whose rows no longer change
+    sealed = Run.objects.select_related("sae").filter(pk=run_id, state=Run.State.SEALED).first()
+    if sealed is not None:  # its rows no longer change
         figures = {**figures, **summary.from_tables(latent, SORTABLE)}
+        packed_columns.write(run_id, latent, SORTABLE, sealed.sae.d_sae)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("set local lock_timeout = '10s'")
         run = Run.objects.select_for_update().get(pk=run_id)
@@ -254,6 +256,7 @@ def drop_leftovers() -> None:
 
 def drop_whatever(run_id: int) -> None:
     """Drop the tables of a run, published or not; needs autocommit."""
+    packed_columns.drop(run_id)
     for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
         _detach_and_drop(parent, table)
 

@@ -13,6 +13,7 @@ from django.db import OperationalError, connection, transaction
 from psycopg import errors as pg
 
 from browser.errors import TooSlow
+from browser.queries import latent_filter
 from browser.queries.columns import BY_NAME, COLUMNS, Column
 from sae_backend.models import STATUS_NAMES
 
@@ -172,15 +173,52 @@ class Rows:
 
 
 def page(run_id: int, wanted: Filter, size: int = PAGE) -> Rows:
-    """The page after the filter's cursor; one statement. Raises TooSlow after settings.LIST_TIMEOUT_MS."""
+    """The page after the filter's cursor. Raises TooSlow after settings.LIST_TIMEOUT_MS."""
+    packed = _filtered(run_id, wanted, size)
+    return packed[0] if packed else _queried(run_id, wanted, size)
+
+
+def listed(run_id: int, wanted: Filter, size: int = PAGE) -> tuple[Rows, int | None]:
+    """The same, and how many latents the filter lets through, up to COUNTED + 1; None where it lets all."""
+    packed = _filtered(run_id, wanted, size)
+    return packed or (_queried(run_id, wanted, size), count(run_id, wanted) if wanted.narrows else None)
+
+
+def _queried(run_id: int, wanted: Filter, size: int) -> Rows:
+    """By the index of what is sorted by, which answers at once where nothing else is asked."""
     where, values = _where(run_id, wanted, cursor=True)
     column, direction = wanted.column.name, "desc" if wanted.descending else "asc"
     order = f'"index" {direction}' if column == "index" else f'"{column}" {direction}, "index" {direction}'
     found = fetch(f"select {_SELECT} from latent where {where} order by {order} limit %s", [*values, size + 1])
+    return _rows(found, wanted, size)
+
+
+def _filtered(run_id: int, wanted: Filter, size: int) -> tuple[Rows, int] | None:
+    """By the packed columns; None where there are none, or a filter is not about statistics alone."""
+    if not (wanted.status or wanted.ranges):
+        return None
+    among = latent_filter.among(run_id, _in_columns(wanted), size + 1)
+    if among is None:
+        return None
+    found = fetch(f"select {_SELECT} from latent where run_id = %s and index = any(%s)", [run_id, among[0]])
+    place = {index: i for i, index in enumerate(among[0])}
+    found.sort(key=lambda row: place[row[0]])
+    return _rows(found, wanted, size), min(among[1], COUNTED + 1)
+
+
+def _in_columns(wanted: Filter) -> latent_filter.Wanted:
+    sort = "" if wanted.column.name == "index" else wanted.column.name
+    statuses = [STATUS_NAMES.index(name) for name in wanted.statuses]
+    ranges = [(*RANGES[name], bound) for name, bound in wanted.ranges]
+    return latent_filter.Wanted(statuses, ranges, sort, wanted.descending, wanted.after)
+
+
+def _rows(found: list[tuple[Any, ...]], wanted: Filter, size: int) -> Rows:
+    """A page of so many rows, of which one more was asked for to know whether another follows."""
     rows = [_row(values) for values in found[:size]]
     if len(found) <= size:
         return Rows(rows, None)
-    last = rows[-1]
+    last, column = rows[-1], wanted.column.name
     return Rows(rows, (None if column == "index" else last[column], last["index"]))
 
 

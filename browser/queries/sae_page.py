@@ -236,8 +236,7 @@ def table(resolved: ResolvedSae, wanted: Filter) -> Table:
     columns = [*SHOWN, *([wanted.column] if wanted.column.name not in _always_shown() else [])]
     run = resolved.run.pk
     try:
-        found = latent_list.page(run, wanted)
-        matches = latent_list.count(run, wanted) if wanted.narrows else None
+        found, matches = latent_list.listed(run, wanted)
     except TooSlow as error:
         return Table(wanted, columns, [], None, None, error.sentence)
     words = vocabulary(resolved.sae.lm)
