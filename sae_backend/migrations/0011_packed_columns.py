@@ -15,5 +15,5 @@ alter table latent_column alter data set storage external
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sae_backend", "0009_workers")]
+    dependencies = [("sae_backend", "0010_aside")]
     operations = [migrations.RunSQL(FORWARD, "drop table latent_column")]
