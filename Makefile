@@ -12,7 +12,7 @@ LAUNCH := exec $(BIN)/python -m sae_backend.launch --stop-with-parent
 export PORT HOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run worker shell test test-core lint types check bench bench-million bench-peers train-demo
+.PHONY: help setup demo run worker shell test test-core lint types check bench bench-million bench-pages bench-peers train-demo
 
 help:  ## list what can be made
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(VENV)/.installed  ## time the computation
 
 bench-million: $(VENV)/.installed  ## time and size an SAE of 1,048,576 latents, about 10 minutes and 20 GB of disk
 	@$(BIN)/python -m bench.million
+
+bench-pages: $(VENV)/.installed  ## time pages at 1,048,576 latents, every table in every order, about 10 minutes
+	@$(BIN)/python -m bench.crowd
 
 bench-peers: $(VENV)/.installed  ## compare with SAEDashboard and delphi, each in an environment of its own (bench/README.md)
 	@$(MAKE) --no-print-directory --keep-going $(VENV)-peers-saedashboard/.installed $(VENV)-peers-delphi/.installed || true

@@ -1,12 +1,13 @@
-"""An SAE of as many latents as one likes, published without being computed: the demo's pages over and over.
+"""python -m bench.crowd: pages of an SAE of 1,048,576 latents, published without being computed.
 
-Only its rows are real: there is no checkpoint. A latent's statistics are those of a latent of the demo, each up to a
-tenth larger or smaller, so that no two rows of a table are alike.
+Its rows are those of the demo's 4,096 latents over and over, each statistic up to a tenth larger or smaller, so that no
+two rows of a table are alike. They are loaded, indexed and published as a worker does it; there is no checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,9 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from bench import pipeline
+from bench import pages, pipeline
+from bench.report import Clock, line
+from bench.site import site
 
+LATENTS = int(os.environ.get("BENCH_LATENTS", 1 << 20))
 TOKENS = 65_536
+
+
+def main() -> None:
+    with site():
+        clock = Clock()
+        with clock():
+            run = published(LATENTS)
+        line("crowd_published", clock.wall, f"s, {LATENTS:,} latents loaded, indexed and published")
+        pages.measure(run, "crowd_")
 
 
 def published(n: int) -> Any:
@@ -95,3 +108,7 @@ def _varied(piece: Any, rng: np.random.Generator) -> Any:
         return replace(record, **{name: x * rng.uniform(0.9, 1.1, len(x)) for name, x in floats.items()})
 
     return replace(piece, stats=spread(piece.stats), decoder=spread(piece.decoder))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,11 @@ is empty, while theirs are full.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
-from bench import pages, pipeline
+from bench import crowd, pages, pipeline
 from bench.report import Clock, line
 from bench.site import site
 
@@ -42,7 +41,7 @@ def measure(folder: Path) -> None:
     Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING, started_at=run.created_at)
     _contexts(run)
     _latents(run)
-    _load(run, _full_rows(lm, dataset))
+    _load(run, crowd.demo_rows(lm, dataset)[1])
     _publish(run)
     run.refresh_from_db()
     pages.measure(run, "million_")
@@ -93,19 +92,6 @@ def _latents(run: Any) -> None:
     _memory("latents")
 
 
-def _full_rows(lm: Any, dataset: Any) -> list[Any]:
-    """The pieces of the demo's latents on the same text."""
-    from sae_backend import jobs, kept, runs
-    from sae_backend.models import Run
-
-    run = runs.create(pipeline.imported(pipeline.checkpoint(Path(), 4096), lm), dataset, jobs.run_config())
-    Run.objects.filter(pk=run.pk).update(state=Run.State.COMPUTING)
-    for shard in run.shards.filter(kind="contexts").order_by("index"):
-        jobs.compute_contexts(run.pk, shard.index)
-    run.refresh_from_db()
-    return list(kept.latent_pass(run.pk, run.computed_at).pieces(0, run.sae.d_sae))
-
-
 def _load(run: Any, pieces: list[Any]) -> None:
     from sae_backend import claims, queue, store
 
@@ -114,17 +100,9 @@ def _load(run: Any, pieces: list[Any]) -> None:
         claimed = claims.claim(run.pk, shard.kind, shard.index, "bench")
         assert claimed is not None
         with clock():
-            assert store.load_latents(claimed, _moved(pieces, shard))
+            assert store.load_latents(claimed, crowd.moved(pieces, shard))
     queue.continue_after_latents(run.pk)
     line("million_loaded_per_second", run.sae.d_sae / clock.wall, "latents/s, packing included")
-
-
-def _moved(pieces: list[Any], shard: Any) -> Any:
-    """The same rows under the indexes of another shard."""
-    shift = shard.lo - pieces[0].lo
-    for piece in pieces:
-        if piece.hi + shift <= shard.hi:
-            yield replace(piece, lo=piece.lo + shift, hi=piece.hi + shift)
 
 
 def _publish(run: Any) -> None:

@@ -26,6 +26,7 @@ class Wanted:
 
     statuses: Sequence[int]
     ranges: Sequence[tuple[str, str, float]]  # column, ">=" or "<=", bound
+    only: Sequence[int] | None = None  # these latents
     sort: str = ""
     descending: bool = False
     after: tuple[float | None, int] | None = None  # the last row seen: its statistic and index
@@ -33,7 +34,7 @@ class Wanted:
 
 def among(run_id: int, wanted: Wanted, size: int) -> tuple[list[int], int] | None:
     """The indices of the page after the cursor, and how many match in all; None where the run has no packed columns."""
-    names = {"status", *(column for column, _, _ in wanted.ranges), *([wanted.sort] if wanted.sort else [])}
+    names = {"status", *(column for column, _, _ in wanted.ranges), wanted.sort or "status"} - {"index"}
     columns = _read(run_id, names)
     if columns is None:
         return None
@@ -70,7 +71,12 @@ def _passing(columns: dict[str, npt.NDArray[Any]], wanted: Wanted) -> Mask:
     chosen[list(wanted.statuses)] = True
     passing = chosen[columns["status"]]
     for column, than, bound in wanted.ranges:
-        passing &= columns[column] >= bound if than == ">=" else columns[column] <= bound
+        values = np.arange(len(passing)) if column == "index" else columns[column]
+        passing &= values >= bound if than == ">=" else values <= bound
+    if wanted.only is not None:
+        among = np.zeros(len(passing), bool)
+        among[np.fromiter(wanted.only, np.int64, len(wanted.only))] = True
+        passing &= among
     if wanted.sort:
         passing &= ~np.isnan(columns[wanted.sort])
     return passing

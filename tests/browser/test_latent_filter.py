@@ -11,6 +11,7 @@ from django.db import connection
 from browser.queries import latent_filter, latent_list
 from browser.queries.columns import BY_NAME
 from browser.queries.latent_list import Filter, read_filter
+from browser.queries.latents import with_tokens
 from sae_backend import packed_columns, store
 from sae_backend.models import Run
 from tests.browser import sae_rows
@@ -20,6 +21,8 @@ SORTED = ("index", "density", "max_act", "kurtosis", "decoder_norm", "opposing_c
 FILTERS: list[dict[str, str]] = [
     {"status": "dead,dense"}, {"status": "dead,rare,alive,dense"}, {"dmin": "1e-3"},
     {"kmin": "2", "kmax": "4"}, {"dmin": "1e-5", "kmin": "3", "status": "alive"}, {"dmin": "0.9", "kmin": "1e9"},
+    {"by": "index", "from": "50", "to": "60.5"}, {"by": "decoder_norm", "to": "0.5", "token": "moon"},
+    {"token": "moon", "of": "promoted"}, {"token": "no such token"},
 ]  # fmt: skip
 
 
@@ -46,7 +49,8 @@ def test_a_filter_finds_what_postgresql_finds_in_every_order(
     monkeypatch.setattr(latent_filter, "MANY", many)
     monkeypatch.setattr(latent_filter, "SAMPLE", 16)
     sorts = [sign + column for column in SORTED for sign in ("", "-")]
-    asked = [read_filter({**query, "sort": sort}) for query in FILTERS for sort in sorts]
+    lm = run.sae.lm
+    asked = [with_tokens(read_filter({**query, "sort": sort}), lm) for query in FILTERS for sort in sorts]
     packed = [walk(run, wanted, 70) for wanted in asked]
     packed_columns.drop(run.pk)
     latent_filter.forget()
@@ -58,7 +62,7 @@ def test_of_many_equal_values_the_page_is_cut_by_index() -> None:
     values, passing = np.repeat([2.0, 1.0, 3.0], 1000), np.ones(3000, bool)
     at = np.flatnonzero(passing)
     for descending, expected in ((False, range(1000, 1005)), (True, range(2999, 2994, -1))):
-        wanted = latent_filter.Wanted((), (), "x", descending)
+        wanted = latent_filter.Wanted((), (), None, "x", descending)
         assert latent_filter._page(values, passing, wanted, 5) == list(expected)
         assert len(latent_filter._likely(values, passing, at, 5, descending)) < 3000
 
