@@ -122,6 +122,9 @@ def _lone_continuations(data: bytes) -> set[int]:
 
 def strings(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
     """One string a token, joining to the text: a character in several tokens is given by the first."""
+    glyphs = [vocabulary.glyph(i) for i in ids]
+    if all(glyph.whole for glyph in glyphs):
+        return [glyph.text for glyph in glyphs]
     out = [""] * len(ids)
     for group in groups([vocabulary.token(i) for i in ids]):
         out[group.start] = group.text

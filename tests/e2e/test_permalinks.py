@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from sae_backend import cleaning, managing, registry
@@ -21,14 +22,19 @@ pytestmark = pytest.mark.django_db(transaction=True)
 KEPT = ("", "?int=b3&view=snip&ws=1", ".json", "/contexts?int=rnd", "/cite.json", "/embed", "/card.png")
 
 
+@pytest.fixture(autouse=True)
+def empty_queue() -> Iterator[None]:
+    messages.forget()
+    yield
+    messages.forget()
+
+
 @pytest.fixture
 def web(site_environment: dict[str, str], tmp_path: Path) -> Iterator[WebServer]:
-    messages.forget()
     server = WebServer({**site_environment, "DEBUG": "1"}, tmp_path)  # style sheets without a manifest
     server.start()
     yield server
     server.stop()
-    messages.forget()
 
 
 def computed(sae: Sae, dataset: Dataset, **options: Any) -> Run:
@@ -81,15 +87,15 @@ def test_a_pinned_link_goes_on_showing_the_same(
 
 
 def test_a_superseded_run_that_nobody_has_shared_goes_after_its_days(
-    web: WebServer, sae: Sae, dataset: Dataset, settings: Any
+    client: Client, sae: Sae, dataset: Dataset, settings: Any
 ) -> None:
     first = computed(sae, dataset)
-    web.ask("GET", f"/s/{sae.public_id}/0")
+    assert client.get(f"/s/{sae.public_id}/0.json").status_code == 200
     computed(sae, dataset)
     Run.objects.filter(pk=first.pk).update(retired_at=timezone.now() - timedelta(days=9))
     cleaning.clean()
     assert Run.objects.get(pk=first.pk).state == Run.State.RETIRED  # kept for ever unless days are named
     settings.DROP_RETIRED_AFTER_DAYS = 1
     cleaning.clean()
-    status, _, said = web.ask("GET", f"/s/{sae.public_id}@r{first.number}/0.json")
-    assert status == 410 and "was dropped" in said["message"]
+    gone = client.get(f"/s/{sae.public_id}@r{first.number}/0.json")
+    assert gone.status_code == 410 and "was dropped" in gone.json()["message"]
