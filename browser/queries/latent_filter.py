@@ -15,7 +15,8 @@ from sae_backend import packed_columns
 
 KEPT_BYTES = 512 << 20  # of columns, in each process of the web server
 MANY, SAMPLE = 16_384, 8_192  # matches that are sorted whole, and how many of more say where to cut
-Mask, Places = npt.NDArray[np.bool_], npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
 _columns: OrderedDict[tuple[int, str], npt.NDArray[Any]] = OrderedDict()
 _one = Lock()
 
