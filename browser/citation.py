@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from browser.queries.latents import counted_tokens
 from browser.queries.saes import ResolvedSae
 
-EMBED_WIDTH, EMBED_HEIGHT = 640, 420  # of the frame, unless whoever asks has less room
+EMBED_WIDTH, EMBED_HEIGHT = 640, 480  # of the frame, unless whoever asks has less room
 # BibTeX counts braces even behind a backslash, so that neither may be left in a field.
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\textbraceleft{}", "}": r"\textbraceright{}", "~": r"\textasciitilde{}",
