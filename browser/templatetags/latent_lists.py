@@ -1,19 +1,23 @@
-"""The long lists of a latent's page, written here because a template takes ten times as long over so many values.
+"""Long lists, of latents and of what is on a latent's page: a template takes ten times as long over so many values.
 
 What people wrote, the names of documents, is escaped here; the markup of tokens comes escaped from browser.tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
 
 from django import template
+from django.urls import reverse
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
 from browser.contexts import Drawn, Row
 from browser.queries.latent_page import Contexts, Effect, Neighbour
-from browser.templatetags.latent_tags import density, fixed, thousands
+from browser.templatetags.latent_tags import bars, density, fixed, log_share, status, styled, thousands
+from sae_backend.models import STATUS_NAMES
 
 register = template.Library()
 
@@ -67,3 +71,37 @@ def _neighbour(n: Neighbour, sae_url: str) -> str:
         f'<a href="{sae_url}/{n.index}"><span class="id">{n.index}</span>{tokens}</a>'
         f'<span title="density">{density(n.density)}</span></li>'
     )
+
+
+@register.simple_tag
+def latent_rows(rows: Iterable[Mapping[str, Any]], address: str) -> SafeString:
+    """Rows of an SAE's table."""
+    sae_url = escape(reverse("sae_detail", args=[address]))
+    return mark_safe("\n".join(_latent(row, sae_url) for row in rows))
+
+
+def _latent(row: Mapping[str, Any], sae_url: str) -> str:
+    dead = ' class="dead"' if row["status"] == "dead" else ""
+    cells = (f'<td class="num {css}">{styled(value, style)}</td>' for value, style, css in row["cells"])
+    strongest = "".join(f"{chip} " for chip in row["strongest"]) or "—"
+    return (
+        f'<tr{dead}><td class="id"><a href="{sae_url}/{row["index"]}">{row["index"]}</a></td>'
+        f'<td class="nw toks">{strongest}</td>'
+        f'<td class="nw"><span class="hb only-d" style="--v:{log_share(row["density"])}"></span>'
+        f'<span class="tn">{density(row["density"])}</span></td>'
+        f'<td class="p4">{_spark(row["spark"]) if row["firings"] else "—"}</td>{"".join(cells)}'
+        f'<td class="p4 toks">{"".join(row["promoted"]) or "—"}</td>'
+        f'<td class="p2">{_statuses()[row["status"]]}</td></tr>'
+    )
+
+
+def _spark(heights: bytes) -> str:
+    return (
+        '<svg class="spark" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path d="{bars(heights)}" fill="currentColor"/></svg>'
+    )
+
+
+@cache
+def _statuses() -> dict[str, SafeString]:
+    return {name: status(name) for name in STATUS_NAMES}
