@@ -118,6 +118,9 @@ def test_indexes_are_counted_while_a_run_is_published(client: Client) -> None:
     counts = lambda: [client.get(f"/jobs/{run.pk}.json").json()["stages"][3][key] for key in ("done", "total")]  # noqa: E731
     assert counts() == [0, runs.INDEXES]
     store.seal(run.pk)
+    with connection.cursor() as cursor:
+        cursor.execute("select count(*) from pg_indexes where tablename = any(%s)", [list(store.tables(run.pk))])
+        assert cursor.fetchone() == (runs.INDEXES,)
     assert counts() == [runs.INDEXES, runs.INDEXES]
 
 
