@@ -59,9 +59,9 @@ class Adding:
         fields = ("id", "kind", "origin", "name", "revision", "state", "stage", "unit", "done", "total")
         options = {key: value for key, value in row.options.items() if key in additions.OPTIONS}
         return {
-            **{field: getattr(row, field) for field in fields}, "source": self.source, "model": row.lm.name if row.lm else None,
-            "options": options, "error": self.error or None, "url": reverse("addition", args=[row.pk]),
-            "made": self.made_url or None,
+            **{field: getattr(row, field) for field in fields}, "source": self.source,
+            "model": row.lm.name if row.lm else None, "options": options,
+            "error": self.error or None, "url": reverse("addition", args=[row.pk]), "made": self.made_url or None,
         }  # fmt: skip
 
 
