@@ -37,5 +37,5 @@ def citation(request: HttpRequest, resolved: ResolvedSae, index: int, view: View
 
 
 def picture(request: HttpRequest, resolved: ResolvedSae, index: int) -> str:
-    """The address of a latent's card; with another version of the site it is another picture, at another address."""
-    return f"{absolute(request, 'latent_card', resolved.pin, index)}?v={pages.version()}"
+    """The address of a latent's card; with another version of the site or name it is another picture and address."""
+    return f"{absolute(request, 'latent_card', resolved.pin, index)}?v={pages.version_of(resolved.sae)}"

@@ -14,7 +14,7 @@ from django.utils.cache import get_conditional_response
 from django.utils.http import quote_etag
 
 from browser.queries.saes import ResolvedSae
-from sae_backend.models import Run
+from sae_backend.models import Run, Sae
 
 DAY = 86400
 
@@ -48,6 +48,11 @@ def version() -> str:
             if path.suffix in {".html", ".py", ".css", ".js", ".svg"}:
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def version_of(sae: Sae) -> str:
+    """The same with an SAE's name, for what is kept longer than people may call it so."""
+    return hashlib.sha256(f"{version()}/{sae.name}".encode()).hexdigest()[:12]
 
 
 def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: int = 0) -> HttpResponse:

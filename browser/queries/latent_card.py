@@ -27,7 +27,7 @@ def facts(resolved: ResolvedSae, index: int) -> Facts:
     return Facts(
         index,
         f"sae:{resolved.pin}",
-        " / ".join((sae.lm.name, sae.hook_name, sae.name)),
+        " ".join(" / ".join((sae.lm.name, sae.hook_name, sae.name)).split()),  # one line, whatever people call it
         tuple(_chip(words.text(t)) for t in latent.strongest),
         _figures(latent),
         _bars(latent),

@@ -167,8 +167,8 @@ class LatentPage:
 
     @property
     def picture(self) -> str:
-        """The address of its card; another version of the site may draw another."""
-        return f"{reverse('latent_card', args=[self.pinned, self.index])}?v={pages.version()}"
+        """The address of its card; another version of the site, or name, another."""
+        return f"{reverse('latent_card', args=[self.pinned, self.index])}?v={pages.version_of(self.resolved.sae)}"
 
     @property
     def query(self) -> str:

@@ -65,9 +65,9 @@ def _embed(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 
 @require_safe
 def latent_card(request: HttpRequest, ref: str, index: int) -> HttpResponse:
-    """The picture of a latent for whoever shows a link to it; with the site's version it may be kept a year."""
+    """The picture of a latent for whoever shows a link to it; one that names its version may be kept a year."""
     resolved = links.opened(ref)
-    age = YEAR if request.GET.get("v") == pages.version() else pages.DAY
+    age = YEAR if request.GET.get("v") == pages.version_of(resolved.sae) else pages.DAY
 
     def build() -> HttpResponse:
         return HttpResponse(card.draw(cards.facts(resolved, index)), content_type="image/png")

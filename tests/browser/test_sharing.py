@@ -97,6 +97,25 @@ def test_a_card_is_a_picture_of_the_size_that_is_asked_for(
     assert client.get(published.url(999, "/card.png")).status_code == 404
 
 
+def test_a_name_of_two_lines_is_drawn_on_one(client: Client, published: Published) -> None:
+    rename(published, "two\nlines")
+    assert client.get(pinned(published, ALIVE, "/card.png")).status_code == 200
+
+
+def test_the_card_of_a_renamed_sae_is_at_another_address(client: Client, published: Published) -> None:
+    """Whoever has the one before may keep it for a year."""
+    def kept() -> str:
+        page = client.get(published.url(ALIVE)).content.decode()
+        return re.findall(r'<meta property="og:image" content="([^"]*)">', page)[0]
+
+    before = kept()
+    rename(published, "another")
+    after = client.get(f"/oembed?url=http://testserver{published.url(ALIVE)}").json()["thumbnail_url"]
+    assert kept() == after != before
+    assert client.get(after)["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert client.get(before)["Cache-Control"] == "public, max-age=86400, immutable"
+
+
 def test_a_card_draws_no_script_that_it_has_no_letters_for() -> None:
     assert card.has_glyph("λ") and card.has_glyph(" ") and card.has_glyph("↵") and not card.has_glyph("月")
 
