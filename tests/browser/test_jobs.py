@@ -187,6 +187,7 @@ def test_the_reason_of_a_failure_leads_to_where_it_can_be_mended(client: Client,
     settings = f"/s/{run.sae.public_id}/settings"
     wanted = [f"{settings}{place}" if place.startswith("#") else place for place in REASONS[reason]]
     assert re.findall(r'href="([^"]+)"', note) == [*wanted, f"/imports/{row.key}?look"]
+    assert ("fewer tokens, or in bfloat16" in note) == ("memory" in reason)
     assert f'href="/jobs/{run.pk}#why"' in get(client, "/jobs")
 
 
