@@ -14,9 +14,21 @@ from django.urls import reverse
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
+from browser.charts import Band
 from browser.contexts import Drawn, Row
-from browser.queries.latent_page import Contexts, Effect, Neighbour
-from browser.templatetags.latent_tags import bars, density, fixed, log_share, status, styled, thousands
+from browser.figures import Figure
+from browser.queries.latent_page import Contexts, Effect, Neighbour, Tab
+from browser.templatetags.latent_tags import (
+    bars,
+    compact,
+    defined,
+    density,
+    fixed,
+    log_share,
+    status,
+    styled,
+    thousands,
+)
 from sae_backend.models import STATUS_NAMES
 
 register = template.Library()
@@ -44,6 +56,53 @@ def _context(row: Row, drawn: Drawn, decimals: int) -> str:
         f'<a class="cx" href="{query}#c{row.key}" aria-expanded="{"true" if row.open else "false"}"'
         f' aria-label="Whole context: {place}"></a>{tools}</li>'
     )
+
+
+@register.simple_tag
+def strip_entries(figures: Iterable[Figure], bound: float | None) -> SafeString:
+    """Figures with their place among the other latents' as a mark; `bound` is of a dead latent's density."""
+    return mark_safe("".join(_strip_entry(f, bound) for f in figures))
+
+
+def _strip_entry(f: Figure, bound: float | None) -> str:
+    value = density(f.value) if f.column == "density" else compact(f.value)
+    below = f"<small>&lt; {density(bound)}</small>" if f.column == "density" and bound else ""
+    mark = (
+        ""
+        if f.percentile is None
+        else f'<dd class="pc" style="--p:{f.percentile}" aria-hidden="true"><i></i></dd>'
+    )
+    return f"<div><dt>{_term(f)}</dt><dd>{value}{below}{_percentile(f)}</dd>{mark}</div>"
+
+
+@register.simple_tag
+def figure_entries(figures: Iterable[Figure]) -> SafeString:
+    """Terms and values of a list of figures."""
+    return mark_safe("".join(f"<dt>{_term(f)}</dt><dd>{compact(f.value)}{_percentile(f, ' ')}</dd>" for f in figures))
+
+
+def _term(f: Figure) -> str:
+    return f'<a class="def" href="{escape(defined(f.column))}" title="{escape(f.means)}">{f.name}</a>'
+
+
+def _percentile(f: Figure, space: str = "") -> str:
+    return "" if f.percentile is None else f'{space}<i class="pp" title="{f.rank}">p{f.percentile}</i>'
+
+
+@register.simple_tag
+def band_links(bands: Iterable[tuple[Tab, Band]], decimals: int) -> SafeString:
+    """The bands under the histogram, those with contexts as links to them."""
+    return mark_safe("".join(_band(tab, band, decimals) for tab, band in bands))
+
+
+def _band(tab: Tab, band: Band, decimals: int) -> str:
+    low, high, firings = fixed(band.low, decimals), fixed(band.high, decimals), thousands(band.firings)
+    inner = f"<b>{low}–{high}</b> <span>{firings}</span>"
+    if not tab.shown:
+        return f'<span class="none" title="No firings between {low} and {high}">{inner}</span>'
+    current = ' aria-current="true"' if tab.current else ""
+    title = f"Activation {low} to {high}: {firings} firing{'' if band.firings == 1 else 's'}"
+    return f'<a href="{escape(tab.query)}#contexts" data-int="{tab.key}"{current} title="{title}">{inner}</a>'
 
 
 @register.simple_tag
