@@ -248,8 +248,12 @@ def _share(file: UploadFile, place: Path) -> None:
 
 
 def keep_file(row: SaeImport, name: str, path: Path) -> None:
-    """Store a file that a worker has brought, as if it had been sent."""
-    _shared(UploadFile.objects.create(of=row, name=name[:400], size=path.stat().st_size), path)
+    """Store a file that a worker has brought, as if it had been sent; none after a cancellation, which forgets all."""
+    with transaction.atomic():
+        if SaeImport.objects.select_for_update().get(pk=row.pk).state == State.CANCELLED:
+            raise Gone("this import was cancelled")
+        file = UploadFile.objects.create(of=row, name=name[:400], size=path.stat().st_size)
+    _shared(file, path)
 
 
 def _explained(error: Exception) -> Exception:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sae_backend import intake, storage
-from sae_backend.intake import from_hub
+from sae_backend.intake import from_hub, limits
 from sae_backend.intake.receiving import folder
 from sae_backend.models import Dataset, SaeImport, UploadFile
 from sae_backend.pulse import Pulse
@@ -119,6 +119,16 @@ def test_a_download_ends_when_its_import_is_cancelled(
     assert not [asked for asked in online.requests if "safetensors" in asked and "resolve" in asked]
     row.refresh_from_db()
     assert row.state == SaeImport.State.CANCELLED and not row.files.exists()
+
+
+def test_what_comes_between_a_cancellation_and_the_worker_hearing_of_it_counts_against_nobody(online: hub.Hub) -> None:
+    online.add("model", "me/saes", FILES)
+    row = intake.open_import(None, hub_id="me/saes:a")
+    SaeImport.objects.update(state=SaeImport.State.CHECKING)
+    row.refresh_from_db()
+    with pytest.raises(intake.IntakeError, match="cancelled"):
+        from_hub.bring(row, lambda _: intake.cancel(row) and None)
+    assert limits.stored(None) == 0 and not row.files.filter(kept=True).exists()
 
 
 def test_files_are_not_sent_to_an_import_from_the_hub(online: hub.Hub) -> None:
