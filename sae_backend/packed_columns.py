@@ -15,7 +15,14 @@ from django.db import connection, transaction
 from psycopg.pq import Format
 
 PART = 65_536  # latents in a row
-_SENT = {"status": ("int2send(status)", ">i2")}  # how PostgreSQL spells it, and NumPy reads that
+TOKENS = {"strongest": 3, "promoted": 1}  # lists of a latent's tokens, with how many there are at most
+_SENT = {  # how PostgreSQL spells a column, and NumPy reads that; a token that is not there is -1
+    "status": ("int2send(status)", ">i2"),
+    **{
+        name: (" || ".join(f"int4send(coalesce({name}[{i + 1}], -1))" for i in range(n)), ">i4")
+        for name, n in TOKENS.items()
+    },
+}
 
 
 def write(run_id: int, table: str, columns: Sequence[str], n: int) -> None:
@@ -23,7 +30,7 @@ def write(run_id: int, table: str, columns: Sequence[str], n: int) -> None:
     with transaction.atomic():
         drop(run_id)
         for part in range(-(-n // PART)):
-            _write_part(run_id, table, ["status", *columns], part)
+            _write_part(run_id, table, [*_SENT, *columns], part)
 
 
 def _write_part(run_id: int, table: str, columns: Sequence[str], part: int) -> None:
@@ -43,7 +50,7 @@ def _sent(column: str) -> tuple[str, str]:
 
 
 def read(run_id: int, columns: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-    """Those of the columns that there are, by index; undefined is NaN."""
+    """Those of the columns that there are, by index; undefined is NaN. Lists of tokens are [their places, latents]."""
     parts: dict[str, list[bytes]] = {}
     connection.ensure_connection()
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
@@ -59,6 +66,8 @@ def read(run_id: int, columns: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
 
 def _array(name: str, data: bytes) -> npt.NDArray[Any]:
     values = np.frombuffer(data, _sent(name)[1])
+    if name in TOKENS:
+        return np.ascontiguousarray(values.reshape(-1, TOKENS[name]).T.astype(np.int32))
     return values.astype(np.int8 if name == "status" else np.float64)
 
 

@@ -27,7 +27,7 @@ class Wanted:
 
     statuses: Sequence[int]
     ranges: Sequence[tuple[str, str, float]]  # column, ">=" or "<=", bound
-    only: Sequence[int] | None = None  # these latents
+    tokens: tuple[Sequence[str], Sequence[int]] | None = None  # lists, of which one has one of these tokens
     sort: str = ""
     descending: bool = False
     after: tuple[float | None, int] | None = None  # the last row seen: its statistic and index
@@ -36,6 +36,7 @@ class Wanted:
 def among(run_id: int, wanted: Wanted, size: int) -> tuple[list[int], int] | None:
     """The indices of the page after the cursor, and how many match in all; None where the run has no packed columns."""
     names = {"status", *(column for column, _, _ in wanted.ranges), wanted.sort or "status"} - {"index"}
+    names |= set(wanted.tokens[0]) if wanted.tokens else set()
     columns = _read(run_id, names)
     if columns is None:
         return None
@@ -74,13 +75,18 @@ def _passing(columns: dict[str, npt.NDArray[Any]], wanted: Wanted) -> Mask:
     for column, than, bound in wanted.ranges:
         values = np.arange(len(passing)) if column == "index" else columns[column]
         passing &= values >= bound if than == ">=" else values <= bound
-    if wanted.only is not None:
-        among = np.zeros(len(passing), bool)
-        among[np.fromiter(wanted.only, np.int64, len(wanted.only))] = True
-        passing &= among
+    if wanted.tokens is not None:
+        passing &= _has_token([columns[name] for name in wanted.tokens[0]], wanted.tokens[1])
     if wanted.sort:
         passing &= ~np.isnan(columns[wanted.sort])
     return passing
+
+
+def _has_token(lists: Sequence[npt.NDArray[Any]], ids: Sequence[int]) -> Mask:
+    rows = [row for tokens in lists for row in tokens]
+    asked = np.zeros(2 + max(*ids, *(int(row.max()) for row in rows), 0), bool)  # its last is for -1, no token
+    asked[list(ids)] = True
+    return np.logical_or.reduce([asked[row] for row in rows])
 
 
 def _page(values: npt.NDArray[Any] | None, passing: Mask, wanted: Wanted, size: int) -> list[int]:

@@ -195,7 +195,7 @@ def _queried(run_id: int, wanted: Filter, size: int) -> Rows:
 
 def _filtered(run_id: int, wanted: Filter, size: int) -> tuple[Rows, int] | None:
     """By the packed columns; None where there are none, or nothing is filtered."""
-    if not wanted.narrows or (among := latent_filter.among(run_id, _in_columns(run_id, wanted), size + 1)) is None:
+    if not wanted.narrows or (among := latent_filter.among(run_id, _in_columns(wanted), size + 1)) is None:
         return None
     found = fetch(f"select {_SELECT} from latent where run_id = %s and index = any(%s)", [run_id, among[0]])
     place = {index: i for i, index in enumerate(among[0])}
@@ -203,19 +203,12 @@ def _filtered(run_id: int, wanted: Filter, size: int) -> tuple[Rows, int] | None
     return _rows(found, wanted, size), min(among[1], COUNTED + 1)
 
 
-def _in_columns(run_id: int, wanted: Filter) -> latent_filter.Wanted:
+def _in_columns(wanted: Filter) -> latent_filter.Wanted:
     sort = "" if wanted.column.name == "index" else wanted.column.name
     statuses = [STATUS_NAMES.index(name) for name in wanted.statuses]
     ranges = [(RANGES[name][0] or wanted.by, RANGES[name][1], bound) for name, bound in wanted.ranges]
-    only = _with_token(run_id, wanted) if wanted.token else None
-    return latent_filter.Wanted(statuses, ranges, only, sort, wanted.descending, wanted.after)
-
-
-def _with_token(run_id: int, wanted: Filter) -> list[int]:
-    """Indices of the latents that have the token, from the lists' own indexes."""
-    condition, values = _has_token(wanted)
-    found = fetch(f"select index from latent where run_id = %s and {condition}", [run_id, *values])
-    return [index for (index,) in found]
+    tokens = ((wanted.of,) if wanted.of else TOKEN_LISTS, wanted.ids or ()) if wanted.token else None
+    return latent_filter.Wanted(statuses, ranges, tokens, sort, wanted.descending, wanted.after)
 
 
 def _has_token(wanted: Filter) -> tuple[str, list[list[int]]]:
