@@ -14,6 +14,7 @@ from sae_backend import kept, registry
 from sae_backend.additions.folders import allowed_folder
 from sae_backend.core import bootable, hub, language_model
 from sae_backend.core.language_model import LM, LanguageModelError
+from sae_backend.intake import limits
 from sae_backend.models import Addition
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def _downloaded(held: Held) -> str:
     config = bootable.read_config(hub.fetch(there, "config.json"))
     bootable.check_config(config, row.source)
     _check_room(config, _weights(files), row.source)
+    limits.check_room(_cache(), sum(files.values()))
     report = held.stage("downloading", sum(files.values()), "bytes")
     before = 0
     for name, size in sorted(files.items(), key=lambda item: item[1]):
@@ -57,6 +59,14 @@ def _downloaded(held: Held) -> str:
         before += size
         report(before)
     return there.commit
+
+
+def _cache() -> Path:
+    """Where the hub's files go, or, as long as nothing has, what will hold it."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE).absolute()
+    return next(folder for folder in (place, *place.parents) if folder.exists())
 
 
 def _checked(folder: Path, where: str) -> str:

@@ -193,6 +193,15 @@ def test_a_model_too_large_for_the_worker_is_refused_before_its_weights_are_down
     assert not [r for r in online.requests if "safetensors" in r]
 
 
+def test_a_model_that_leaves_no_room_on_the_disk_is_not_downloaded(
+    online: hub.Hub, tmp_path: Path, settings: Any
+) -> None:
+    online.add("model", "org/tiny", model(tmp_path / "m"))
+    settings.UPLOAD_RESERVE_BYTES = 1 << 60
+    assert "free space" in refused("model", "org/tiny")
+    assert not [asked for asked in online.requests if "safetensors" in asked and "resolve" in asked]
+
+
 def test_memory_is_reckoned_from_the_dtype_on_the_disk_and_the_runs() -> None:
     check = lambda **config: bootable.check_memory(config, 4 * 10**9, "bfloat16", 3 * 10**9, "cuda", "it")  # noqa: E731
     check(dtype="float32")  # a billion parameters
