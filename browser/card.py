@@ -17,7 +17,12 @@ _MARGIN, _COLUMN = 60, 500  # left and right of everything; where the strongest 
 _INK, _FAINT, _LINE, _SINK, _BAR, _ACT = "#14181d", "#626b76", "#c9ced3", "#f4f5f6", "#7f8993", "#c96a00"
 _RAMP = ("#fff3da", "#ffe7b9", "#ffd993", "#ffc96b", "#fbb746", "#f3a324", "#ea8d0c", "#dd7a00")  # l1 … l8
 _NO_GLYPH = "\U0010fffe"  # which no font has
-_one = Lock()  # a drawing at a time: pictures are asked for by programs, which can wait for pages
+_one = Lock()  # a drawing at a time: pictures are asked for by programs, which can come again; pages cannot wait
+_PATIENCE = 1.0  # seconds that a request stands in line
+
+
+class BusyError(Exception):
+    """Others' pictures are being drawn; it is asked for again in a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,10 @@ class Facts:
 
 @lru_cache(maxsize=256)
 def draw(facts: Facts) -> bytes:
-    """The PNG; the latest stay in memory."""
-    with _one:
+    """The PNG; the latest stay in memory. Raises BusyError."""
+    if not _one.acquire(timeout=_PATIENCE):
+        raise BusyError
+    try:
         image = Image.new("RGB", (WIDTH, HEIGHT), "white")
         pen = ImageDraw.Draw(image)
         _head(pen, facts)
@@ -62,6 +69,8 @@ def draw(facts: Facts) -> bytes:
         _contexts(pen, facts)
         out = BytesIO()
         image.save(out, "PNG")
+    finally:
+        _one.release()
     return out.getvalue()
 
 

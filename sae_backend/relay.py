@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -10,6 +11,7 @@ from typing import Self, TypeVar
 
 from django.db import connections
 
+logger = logging.getLogger(__name__)
 A = TypeVar("A")
 
 
@@ -54,5 +56,8 @@ def each(items: Iterable[A], work: Callable[[A, Turn], None]) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         both = [threads.submit(go) for _ in range(2)]
-    for thread in both:
-        thread.result()
+    errors = [error for thread in both if (error := thread.exception()) is not None]
+    for error in errors[1:]:
+        logger.error("the other thread ended with an error too", exc_info=error)
+    if errors:
+        raise errors[0]

@@ -70,7 +70,10 @@ def latent_card(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     age = YEAR if request.GET.get("v") == pages.version_of(resolved.sae) else pages.DAY
 
     def build() -> HttpResponse:
-        return HttpResponse(card.draw(cards.facts(resolved, index)), content_type="image/png")
+        try:
+            return HttpResponse(card.draw(cards.facts(resolved, index)), content_type="image/png")
+        except card.BusyError:
+            return HttpResponse("Other pictures are being drawn.", "text/plain", 503, headers={"Retry-After": "5"})
 
     return pages.kept(request, resolved, build, age)
 

@@ -58,3 +58,13 @@ def test_an_error_is_raised_once_the_rest_is_done() -> None:
     with pytest.raises(ValueError, match="of the third"):
         relay.each(range(8), work)
     assert done == [0, 1, 3, 4, 5, 6, 7]
+
+
+def test_of_two_errors_one_is_raised_and_the_other_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def work(item: int, turn: Turn) -> None:
+        raise ValueError(f"of item {item}")
+
+    with pytest.raises(ValueError, match="of item") as raised:
+        relay.each(range(2), work)
+    [record] = caplog.records
+    assert record.exc_info and {str(record.exc_info[1]), str(raised.value)} == {"of item 0", "of item 1"}

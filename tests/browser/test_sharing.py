@@ -97,6 +97,16 @@ def test_a_card_is_a_picture_of_the_size_that_is_asked_for(
     assert client.get(published.url(999, "/card.png")).status_code == 404
 
 
+def test_whoever_asks_for_a_card_while_others_are_drawn_is_told_to_come_again(
+    client: Client, published: Published
+) -> None:
+    card.draw.cache_clear()
+    with card._one:
+        response = client.get(pinned(published, ALIVE, "/card.png"))
+    assert response.status_code == 503 and response["Retry-After"] == "5" and "Cache-Control" not in response
+    assert client.get(pinned(published, ALIVE, "/card.png")).status_code == 200
+
+
 def test_a_name_of_two_lines_is_drawn_on_one(client: Client, published: Published) -> None:
     rename(published, "two\nlines")
     assert client.get(pinned(published, ALIVE, "/card.png")).status_code == 200
