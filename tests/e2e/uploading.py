@@ -46,7 +46,7 @@ class Site:
 def site(environment: dict[str, str], folder: Path) -> Iterator[Site]:
     """Call with the database unblocked; it is empty again afterwards."""
     messages.forget()
-    workers = crew.Workers(environment, folder)
+    workers = crew.Workers({**environment, "OPEN_TO_ALL": "1"}, folder)  # as the launcher gives it to all
     with override_settings(**OPEN):
         server = LiveServer("localhost")
         try:
