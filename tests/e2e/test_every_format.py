@@ -54,7 +54,6 @@ SAID: dict[str, dict[str, str]] = {
     "saelens/skip_transcoder": OF_TRANSCODERS,
     "saelens/transcoder": OF_TRANSCODERS,
 }
-ORDER = [*formats.SUPPORTED, *formats.REFUSED]
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +67,13 @@ def site(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest
 class Sent:
     """Tabs in which checkpoints were sent: while the worker is at one, the browser sends the next."""
 
-    def __init__(self, context: BrowserContext, site: Site, folder: Path) -> None:
-        self.context, self.site, self.folder = context, site, folder
+    def __init__(self, context: BrowserContext, site: Site, folder: Path, names: list[str]) -> None:
+        self.context, self.site, self.folder, self.names = context, site, folder, names
         self.pages: dict[str, Page] = {}
 
     def page(self, name: str) -> Page:
-        at = ORDER.index(name)
-        for each in ORDER[at : at + AHEAD]:
+        at = self.names.index(name)
+        for each in self.names[at : at + AHEAD]:
             if each not in self.pages:
                 self.pages[each] = self._send(each)
         return self.pages[name]
@@ -96,15 +95,19 @@ class Sent:
 
 
 @pytest.fixture(scope="module")
-def sent(chromium: Browser, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
+def sent(
+    chromium: Browser, site: Site, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Sent]:
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    yield Sent(context, site, tmp_path_factory.mktemp("folders"))
+    wanted = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
+    yield Sent(context, site, tmp_path_factory.mktemp("folders"), wanted)
     context.close()
 
 
 @pytest.fixture
 def page(sent: Sent, request: pytest.FixtureRequest) -> Iterator[Page]:
     page = sent.page(request.node.callspec.params["name"])
+    page.bring_to_front()  # what polls does so where it is seen
     yield page
     page.close()
 
@@ -146,8 +149,9 @@ def computed(page: Page, name: str) -> SaeImport:
 
 def ready(page: Page) -> bool:
     """Whether it can be computed, once a worker has looked at it."""
-    page.wait_for_url("**/imports/*")
-    expect(page.locator("#choices[data-state=waiting]")).to_be_visible(timeout=SLOW)
+    refused = page.locator("[data-refused]")
+    expect(page.locator("#choices[data-state=waiting]").or_(refused)).to_be_visible(timeout=SLOW)
+    assert not refused.count(), refused.inner_text()
     return page.locator("[data-go]").count() == 1
 
 

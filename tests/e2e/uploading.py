@@ -24,7 +24,9 @@ from tests.core import small
 from tests.e2e import crew
 
 CTX_LEN, CONTEXTS = 32, 12
-OPEN: dict[str, Any] = {"OPEN_TO_ALL": True, "UPLOADS_PER_HOUR": 10_000, "COMPUTE_DTYPE": "float32"}
+OPEN: dict[str, Any] = {
+    "OPEN_TO_ALL": True, "UPLOADS_PER_HOUR": 10_000, "MAX_OPEN_IMPORTS": 10_000, "COMPUTE_DTYPE": "float32"
+}  # fmt: skip
 
 
 @dataclass
