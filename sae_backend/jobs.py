@@ -267,7 +267,8 @@ def _finish(held: Held, sae: Sae, is_new: bool) -> None:
     row = held.row
     run = None
     if row.dataset is not None:
-        run = new_run(sae, row.dataset, row.owner, row.max_tokens, aside=not ownership.may_lead(row, sae))
+        aside = not (is_new or ownership.may_lead(row, sae))
+        run = new_run(sae, row.dataset, row.owner, row.max_tokens, aside)
     ended = {"state": SaeImport.State.DONE, "error": "", "done_at": timezone.now()}
     if not held.mine.update(sae=sae, run=run, **ended):
         raise Abandoned
