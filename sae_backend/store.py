@@ -7,8 +7,9 @@ A run loads stand-alone tables by binary COPY, one transaction a shard; `seal` i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -201,24 +202,39 @@ def publish(run_id: int, figures: dict[str, Any]) -> None:
     if sealed is not None:  # its rows no longer change
         figures = {**figures, **summary.from_tables(latent, SORTABLE)}
         packed_columns.write(run_id, latent, SORTABLE, sealed.sae.d_sae)
+    with _to_publish(run_id) as run:
+        if run is not None:
+            _check_complete(run_id, run.sae.d_sae)
+            _attach(run_id)
+    # Whoever sees the pointer must find the tables: PostgreSQL tells others of a new partition only after they can see
+    # what else its transaction did.
+    with _to_publish(run_id) as run:
+        if run is not None:
+            _point_at(run, figures)
+
+
+@contextmanager
+def _to_publish(run_id: int) -> Iterator[Run | None]:
+    """A sealed run, and its SAE, in a transaction that nobody else changes them in; None where it is published."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("set local lock_timeout = '10s'")
         run = Run.objects.select_for_update().get(pk=run_id)
-        if run.state == Run.State.LIVE:
-            return
-        if run.state != Run.State.SEALED:
+        if run.state not in (Run.State.SEALED, Run.State.LIVE):
             raise StoreError(f"run {run_id} is {run.state}; only a sealed run can be published")
-        sae = Sae.objects.select_for_update(no_key=True).get(pk=run.sae_id)  # labels can still be written
-        _check_complete(run_id, sae.d_sae)
-        _attach(run_id)
-        Run.objects.filter(pk=run_id).update(state=Run.State.LIVE, live_at=timezone.now(), summary=figures)
-        if run.aside and sae.current_run_id:  # pages that are there are not its to replace
-            retired = {"state": Run.State.RETIRED, "retired_at": timezone.now(), "pinned": True}
-            Run.objects.filter(pk=run_id).update(**retired)
-            return
-        if sae.current_run_id and sae.current_run_id != run_id:
-            Run.objects.filter(pk=sae.current_run_id).update(state=Run.State.RETIRED, retired_at=timezone.now())
-        Sae.objects.filter(pk=sae.pk).update(current_run=run)
+        run.sae = Sae.objects.select_for_update(no_key=True).get(pk=run.sae_id)  # labels can still be written
+        yield run if run.state == Run.State.SEALED else None
+
+
+def _point_at(run: Run, figures: dict[str, Any]) -> None:
+    before = run.sae.current_run_id
+    Run.objects.filter(pk=run.pk).update(state=Run.State.LIVE, live_at=timezone.now(), summary=figures)
+    if run.aside and before:  # pages that are there are not its to replace
+        retired = {"state": Run.State.RETIRED, "retired_at": timezone.now(), "pinned": True}
+        Run.objects.filter(pk=run.pk).update(**retired)
+        return
+    if before and before != run.pk:
+        Run.objects.filter(pk=before).update(state=Run.State.RETIRED, retired_at=timezone.now())
+    Sae.objects.filter(pk=run.sae_id).update(current_run=run)
 
 
 def _check_complete(run_id: int, d_sae: int) -> None:
@@ -233,6 +249,9 @@ def _check_complete(run_id: int, d_sae: int) -> None:
 def _attach(run_id: int) -> None:
     with connection.cursor() as cursor:
         for parent, table in zip(("latent", "latent_page"), tables(run_id), strict=True):
+            cursor.execute("select relispartition from pg_class where oid = %s::regclass", [table])
+            if cursor.fetchone() == (True,):  # by one who was killed before the pointer moved
+                continue
             cursor.execute(f"alter table {table} reset (autovacuum_enabled)")
             cursor.execute(f"alter table {table} alter run_id set not null, alter index set not null")
             cursor.execute(f"alter table {table} add constraint {table}_pkey primary key using index {table}_pk")
