@@ -122,8 +122,9 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_cancel_it(site_environment:
     sae_rows.language_model()
     words = [sys.executable, "manage.py", "import_sae", "/nowhere/sae.pt", "--model", "gpt2-small"]
     command = subprocess.Popen(
-        words, cwd=settings.BASE_DIR, env=site_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        words, cwd=settings.BASE_DIR, env=site_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     assert command.stdout is not None and "waits for a worker" in command.stdout.readline()
     command.send_signal(signal.SIGINT)
     printed, errors = command.communicate(timeout=60)
