@@ -15,7 +15,8 @@ from sae_backend.core import language_model
 from sae_backend.core.language_model import LM, LanguageModelError
 from tests.core.small import CONFIGS, D_MODEL, small_lm
 
-SITES = [*language_model._SITES, "attn.hook_q", "mlp.hook_pre", "ln1.hook_normalized"]
+OF_BLOCKS = [site for site in language_model._SITES if site != "hook_embed"]  # of which test_hook_points.py has more
+SITES = [*OF_BLOCKS, "attn.hook_q", "mlp.hook_pre", "ln1.hook_normalized"]
 ABSENT = {("gpt_neox", "hook_resid_mid")}  # attention and MLP read the same stream there
 TOKENS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
 
@@ -129,7 +130,7 @@ def test_a_module_that_is_never_called_is_left_to_transformer_lens(
     assert relative(lm.capture(TOKENS, "blocks.0.hook_resid_post"), expected) < 1e-5
 
 
-@pytest.mark.parametrize("hook_name", ["blocks.2.hook_resid_post", "blocks.x.hook_z", "hook_embed", ""])
+@pytest.mark.parametrize("hook_name", ["blocks.2.hook_resid_post", "blocks.x.hook_z", "hook_pos_embed", ""])
 def test_a_hook_point_outside_the_blocks_is_refused_with_an_example(
     lms: Callable[[str], LM], hook_name: str
 ) -> None:
