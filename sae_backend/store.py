@@ -25,7 +25,7 @@ from sae_backend.core.results import LatentShard
 from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
 from sae_backend.rows import STATISTICS
 
-# what a table sorts by has an index of its own: (column, index) where the latent fired; lists of tokens have theirs
+# what a table sorts by has an index of its own: (column, index) where the latent fired
 SORTABLE = [c for c in STATISTICS if c not in ("status", "firings")]
 SIDE_BY_SIDE = 4  # indexes built at once
 _LIKE = "like {} including defaults including constraints including storage including compression"
@@ -175,8 +175,7 @@ def seal(run_id: int) -> None:
     latent, page = tables(run_id)
     _side_by_side([f"create unique index if not exists {t}_pk on {t} (run_id, index)" for t in (page, latent)])
     live = (f"{latent}_{c} on {latent} ({c}, index) where status > 0" for c in SORTABLE)
-    tokens = (f"{latent}_{c} on {latent} using gin ({c})" for c in ("strongest", "promoted"))
-    of_latents = [*live, *tokens, f"{latent}_dead on {latent} (index) where status = 0"]
+    of_latents = [*live, f"{latent}_dead on {latent} (index) where status = 0"]
     _side_by_side([f"create index if not exists {index}" for index in of_latents])
     _side_by_side([f"vacuum (freeze, analyze) {t}" for t in (page, latent)])
 
@@ -254,7 +253,7 @@ def _attach(run_id: int) -> None:
                 continue
             cursor.execute(f"alter table {table} reset (autovacuum_enabled)")
             cursor.execute(f"alter table {table} alter run_id set not null, alter index set not null")
-            cursor.execute(f"alter table {table} add constraint {table}_pkey primary key using index {table}_pk")
+            cursor.execute(f"alter table {table} add constraint {table}_pk primary key using index {table}_pk")
             cursor.execute(f"alter table {parent} attach partition {table} for values in ({run_id})")
 
 

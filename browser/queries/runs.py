@@ -26,7 +26,7 @@ LISTED = 50  # finished runs on the list of jobs
 WAITING = 200  # unfinished runs on it
 LOG_LINES = 200
 SHOWN, ENDED = 8, 3  # unfinished and finished runs beside a job
-INDEXES = len(store.SORTABLE) + 5  # of both tables of a run: also two of tokens, the dead and two keys
+INDEXES = len(store.SORTABLE) + 3  # of both tables of a run: also the dead and two keys
 
 
 @dataclass(frozen=True)

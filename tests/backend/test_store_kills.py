@@ -200,3 +200,5 @@ def test_tables_that_a_killed_publisher_attached_are_pointed_at_by_the_next(run:
     assert pointer_and_data_agree(run.sae, run) and run.state == Run.State.SEALED
     assert synthetic.publish_alone(run.pk)
     assert pointer_and_data_agree(run.sae, run) and run.state == Run.State.LIVE
+    indexes = synthetic.query("select count(*) from pg_indexes where tablename = %s", f"latent_r{run.pk}")
+    assert indexes == [(len(store.SORTABLE) + 2,)]  # the key's is not built again

@@ -175,7 +175,7 @@ def test_sealing_can_be_repeated(run: Run) -> None:
     store.seal(run.pk)
     assert synthetic.digest(run) == before
     indexes = synthetic.query("select count(*) from pg_indexes where tablename = %s", f"latent_r{run.pk}")
-    assert indexes == [(len(store.SORTABLE) + 4,)]
+    assert indexes == [(len(store.SORTABLE) + 2,)]
 
 
 def test_the_digest_follows_the_rows_and_not_how_they_were_cut(run: Run) -> None:
