@@ -98,7 +98,9 @@ def moved(pieces: list[Any], shard: Any) -> Iterator[Any]:
             if shard.lo <= piece.lo + lo and piece.hi + lo <= shard.hi:
                 near = piece.neighbours
                 near = replace(near, nearest=near.nearest + lo, opposing=near.opposing + lo)
-                yield replace(piece, lo=piece.lo + lo, hi=piece.hi + lo, neighbours=near)
+                live = piece.decoder.nearest_live
+                decoder = replace(piece.decoder, nearest_live=np.where(live < 0, live, live + lo))
+                yield replace(piece, lo=piece.lo + lo, hi=piece.hi + lo, neighbours=near, decoder=decoder)
 
 
 def _varied(piece: Any, rng: np.random.Generator) -> Any:

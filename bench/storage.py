@@ -105,8 +105,9 @@ def _select(table: str, columns: list[str], run_id: int, lo: int, hi: int) -> li
 
 
 def _record(kind: Any, columns: dict[str, Any]) -> Any:
-    """A record of arrays from columns of a table, undefined as NaN."""
-    integers = {"firings": np.int64, "status": np.int16}
+    """A record of arrays from columns of a table, undefined as NaN, or as -1 where it is a latent."""
+    integers = {"firings": np.int64, "status": np.int16, "nearest_live": np.int64}
+    columns = {**columns, "nearest_live": [-1 if i is None else i for i in columns["nearest_live"]]}
     values = {f.name: columns[f.name] for f in fields(kind)}
     return kind(**{k: np.array(v, integers.get(k, np.float64)) for k, v in values.items()})
 

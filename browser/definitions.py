@@ -35,6 +35,7 @@ ROWS = {
     "logit_kurtosis": "logit std, skewness, kurtosis",
     "encoder_decoder_cos": "encoder–decoder cosine",
     "nearest_cos": "nearest, most opposing",
+    "nearest_live_cos": "nearest live",
     "opposing_cos": "nearest, most opposing",
     "dimensionality": "D_i",
     "decoder_norm": "Notation",

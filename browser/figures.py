@@ -66,7 +66,10 @@ STRIP = (
 _OPPOSING = _Definition(
     "opposing_cos", "Opposing cos", "Smallest cosine with another decoder row of this SAE"
 )
-DEAD_STRIP = (_DENSITY, *_DECODER, _OPPOSING)
+_NEAREST_LIVE = _Definition(
+    "nearest_live_cos", "Nearest live cos", "Largest cosine with the decoder row of another latent that fired"
+)
+DEAD_STRIP = (_DENSITY, *_DECODER, _NEAREST_LIVE, _OPPOSING)
 SHAPE = (
     _Definition("std_act", "Standard deviation", "Over the tokens where it fires"),
     _Definition("skewness", "Skewness", "Over the tokens where it fires"),
@@ -88,7 +91,7 @@ DEAD_WEIGHTS = (
     ),
     _Definition("logit_kurtosis", "Logit effect, kurtosis", "m4 / m2² over the vocabulary: a Gaussian has 3"),
 )
-WEIGHTS = (_OPPOSING, *DEAD_WEIGHTS)
+WEIGHTS = (_NEAREST_LIVE, _OPPOSING, *DEAD_WEIGHTS)
 
 
 def figures(

@@ -54,6 +54,8 @@ class Latent(models.Model):
     b_enc = models.FloatField(null=True)
     encoder_decoder_cos = models.FloatField(null=True)
     nearest_cos = models.FloatField(null=True)
+    nearest_live = models.IntegerField(null=True)  # another latent's index
+    nearest_live_cos = models.FloatField(null=True)
     opposing_cos = models.FloatField(null=True)
     dimensionality = models.FloatField(null=True)
     logit_std = models.FloatField(null=True)

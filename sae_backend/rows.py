@@ -17,7 +17,7 @@ from sae_backend.core.ragged import Ragged, fixed, join, kept
 from sae_backend.core.results import DecoderStats, LatentShard, LatentStats
 
 STATISTICS = [f.name for f in (*fields(LatentStats), *fields(DecoderStats))]
-_INTEGERS = {"firings": ">i8", "status": ">i2"}
+_INTEGERS = {"firings": ">i8", "status": ">i2", "nearest_live": ">i4"}
 _FLOATS = [c for c in STATISTICS if c not in _INTEGERS]
 _BEGIN, _END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 _INT4 = 23  # PostgreSQL's number of the type
@@ -101,9 +101,14 @@ def _key(run_id: int, result: LatentShard) -> tuple[Ragged, Ragged]:
 
 
 def _integers(values: npt.NDArray[Any], dtype: str) -> Ragged:
+    """NULL, a length of -1, for what is negative: no number of ours is."""
+    size, defined = np.dtype(dtype).itemsize, values >= 0
     field = np.empty(len(values), [("length", ">i4"), ("value", dtype)])
-    field["length"], field["value"] = np.dtype(dtype).itemsize, values
-    return fixed(field)
+    field["length"], field["value"] = np.where(defined, size, -1), values
+    if defined.all():
+        return fixed(field)
+    octets = field.view(np.uint8).reshape(len(values), 4 + size)
+    return kept(octets, (np.arange(4 + size) < 4) | defined[:, None])
 
 
 def _floats(values: npt.NDArray[np.float64]) -> Ragged:

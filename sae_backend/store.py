@@ -26,7 +26,7 @@ from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
 from sae_backend.rows import STATISTICS
 
 # what a table sorts by has an index of its own: (column, index) where the latent fired
-SORTABLE = [c for c in STATISTICS if c not in ("status", "firings")]
+SORTABLE = [c for c in STATISTICS if c not in ("status", "firings", "nearest_live")]
 SIDE_BY_SIDE = 4  # indexes built at once
 _LIKE = "like {} including defaults including constraints including storage including compression"
 

@@ -33,6 +33,9 @@ COLUMNS = (
     Column("b_enc", "b_enc", "Encoder bias on the checkpoint's own scale"),
     Column("encoder_decoder_cos", "cos(e,d)", "Cosine between encoder column and decoder row", "fixed"),
     Column("nearest_cos", "nearest cos", "Largest decoder cosine with another latent", "fixed"),
+    Column(
+        "nearest_live_cos", "nearest live cos", "Largest decoder cosine with another latent that fired", "fixed"
+    ),
     Column("opposing_cos", "opposing cos", "Smallest decoder cosine with another latent", "fixed"),
     Column("dimensionality", "D_i", "Feature dimensionality, 1/Σ cos² over live latents"),
     Column("logit_std", "logit std", "Standard deviation of its direct logit effects"),

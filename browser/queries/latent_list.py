@@ -37,6 +37,7 @@ _FIELDS = (
     "index",
     "status",
     "firings",
+    "nearest_live",
     *(column.name for column in COLUMNS),
     "strongest",
     "promoted",

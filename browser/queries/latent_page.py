@@ -139,6 +139,8 @@ class LatentPage:
     logit_chart: charts.LogitChart | None
     nearest: list[Neighbour]
     opposing: list[Neighbour]
+    nearest_live: int | None  # the nearest latent that fired
+    nearest_live_cos: float | None
 
     @property
     def address(self) -> str:
@@ -198,11 +200,6 @@ class LatentPage:
     @property
     def next(self) -> int:
         return (self.index + 1) % self.resolved.sae.d_sae if self.after is None else self.after
-
-    @property
-    def live_neighbour(self) -> Neighbour | None:
-        """The nearest that fired, for who meets a dead latent."""
-        return next((n for n in self.nearest if n.density), None)
 
     @property
     def bands(self) -> list[tuple[Tab, charts.Band]]:
@@ -294,6 +291,8 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         logit_chart=charts.logits(latent.logits, values["logit_std"]),
         nearest=nearest,
         opposing=opposing,
+        nearest_live=values["nearest_live"],
+        nearest_live_cos=values["nearest_live_cos"],
     )
 
 

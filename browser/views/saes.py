@@ -109,7 +109,7 @@ class _Line:
 
 
 def _csv(resolved: ResolvedSae, wanted: Filter) -> Iterator[str]:
-    names = ["index", "status", "firings", *(column.name for column in COLUMNS)]
+    names = ["index", "status", "firings", "nearest_live", *(column.name for column in COLUMNS)]
     writer = csv.writer(_Line())
     yield writer.writerow(names)
     for row in latent_list.every(resolved.run.pk, wanted):

@@ -49,12 +49,15 @@ class Decoder:
     def facts(self, lo: int, hi: int, live: Tensor, products: Tensor) -> DecoderFacts:
         """Everything about latents lo ≤ i < hi; live [d_sae] bool are the latents that D_i and `products` count."""
         others = self.directions.neighbours(lo, hi)
+        nearest_live, nearest_live_cos = self.directions.nearest_live(lo, hi, others, live)
         logits, moments = self._logits(lo, hi)
         stats = DecoderStats(
             decoder_norm=_floats(self.sae.decoder_norm[lo:hi]),
             b_enc=_floats(self.sae.b_enc[lo:hi]),
             encoder_decoder_cos=self._encoder_cosine(lo, hi),
             nearest_cos=_first(others.nearest_cos),
+            nearest_live=nearest_live,
+            nearest_live_cos=nearest_live_cos,
             opposing_cos=_first(others.opposing_cos),
             dimensionality=self.directions.dimensionality(lo, hi, live, products),
             logit_std=moments[:, 0],

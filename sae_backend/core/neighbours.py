@@ -1,12 +1,13 @@
 """Every latent against every other: exact nearest and most opposing decoder directions, and D_i.
 
 Cost: one matmul [d_sae d_out] × [d_out d_sae], in bfloat16 where the hardware multiplies it faster, and one look at
-each cosine while it is in cache. D_i needs no pairs: Σ_j (d̂_i·d_j)² = d̂_iᵀ G d̂_i with G = Σ_j d_j d_jᵀ over live j.
+each cosine while it is in cache. The nearest that fired is among a latent's nearest, but where those are all dead: only
+such latents are compared once more, with the live ones alone. D_i needs no pairs: Σ_j (d̂_i·d_j)² = d̂_iᵀ G d̂_i with
+G = Σ_j d_j d_jᵀ over live j.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from sae_backend.core import pairs
 from sae_backend.core.lanes import lanes
 from sae_backend.core.sae import top_k
 
+Found = tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32], npt.NDArray[np.uint32], npt.NDArray[np.float32]]
 N_NEIGHBOURS = 10
 _ROWS, _COLUMNS = 256, 2048  # of one block of cosines on a CPU: 1 MB in bfloat16
 _ON_DEVICE = 2**28  # cosines held at once on an accelerator
@@ -47,6 +49,7 @@ class Directions:
         self.unit = W_dec / torch.where(norm > 0, norm, torch.ones_like(norm))
         self.directed = norm[:, 0] > 0
         self.m = min(N_NEIGHBOURS, len(W_dec) - 1)
+        self.every = np.arange(len(W_dec), dtype=np.int32)
         on_host = W_dec.device.type == "cpu"
         self.rough = self.unit.to(dtype) if on_host else self.unit
         lost = (self.unit - self.rough.float()).norm(dim=1) if on_host else torch.zeros(1)
@@ -56,26 +59,79 @@ class Directions:
     def neighbours(self, lo: int, hi: int) -> Nearest:
         """Of latents lo ≤ i < hi."""
         if self.unit.device.type == "cpu":
-            parts = [self._on_host(a, min(a + _ROWS, hi)) for a in range(lo, hi, _ROWS)]
+            parts = [self._on_host(self.every[a : min(a + _ROWS, hi)], None, self.m) for a in range(lo, hi, _ROWS)]
         else:
             parts = [self.on_device(lo, hi)]
         return Nearest(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _on_host(self, lo: int, hi: int) -> tuple[npt.NDArray[np.uint32] | npt.NDArray[np.float32], ...]:
-        n, dtype = hi - lo, self.rough.dtype
+    def nearest_live(
+        self, lo: int, hi: int, found: Nearest, live: Tensor
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Of latents lo ≤ i < hi, whose neighbours were found: the nearest of live [d_sae] bool others, and its cosine.
+
+        -1 and NaN where there is none, or no direction.
+        """
+        alive = live.cpu().numpy()[found.nearest] & np.isfinite(found.nearest_cos)
+        best, any_alive, row = alive.argmax(1) if self.m else 0, alive.any(1), np.arange(hi - lo)
+        ids, cos = np.full(hi - lo, -1), np.full(hi - lo, np.nan)
+        if self.m:
+            ids[any_alive] = found.nearest[row, best][any_alive]
+            cos[any_alive] = found.nearest_cos[row, best][any_alive]
+        left = np.flatnonzero(~any_alive & self.directed[lo:hi].cpu().numpy())
+        for part in np.split(left, range(_ROWS, len(left), _ROWS)):
+            ids[part], cos[part] = self._among_live(part + lo, live)
+        return ids, cos
+
+    def _among_live(
+        self, rows: npt.NDArray[np.int64], live: Tensor
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """The nearest live one of each row, whatever else is nearer."""
+        others = (live & self.directed).nonzero()[:, 0]
+        if not len(others) or not len(rows):
+            return np.full(len(rows), -1), np.full(len(rows), np.nan)
+        if self.unit.device.type == "cpu":
+            ids, cos, _, _ = self._on_host(rows.astype(np.int32), others.numpy().astype(np.int32), 1)
+        else:
+            ids, cos = self._live_on_device(torch.from_numpy(rows).to(self.unit.device), others)
+        found = np.isfinite(cos[:, 0])
+        return np.where(found, ids[:, 0].astype(np.int64), -1), np.where(found, cos[:, 0].astype(np.float64), np.nan)
+
+    def _on_host(
+        self, rows: npt.NDArray[np.int32], others: npt.NDArray[np.int32] | None, m: int
+    ) -> Found:
+        """The m nearest and most opposing of a few rows among others, or among all of them."""
+        n, dtype, columns = len(rows), self.rough.dtype, self.every if others is None else others
         found, values = np.empty((2, n, _CANDIDATES), np.int32), np.empty((2, n, _CANDIDATES), np.float32)
-        counts, full = np.zeros((2, n), np.int32), np.full((2, n), self.m + pairs.FRESH, np.int32)
+        counts, full = np.zeros((2, n), np.int32), np.full((2, n), m + pairs.FRESH, np.int32)
         least = np.full((2, n), -np.inf, np.float32)
-        directed, slack, eps, shift = self.directed.numpy(), self.slack[lo:hi], _ROUNDING[dtype], _SHIFT[dtype]
-        for a, block in self._blocks(_COLUMNS):
-            cos = (self.rough[lo:hi] @ block.T).view(_BITS[dtype]).numpy()
+        directed, slack, eps, shift = self.directed.numpy(), self.slack[rows], _ROUNDING[dtype], _SHIFT[dtype]
+        own = self._rough(rows, slice(int(rows[0]), int(rows[-1]) + 1) if others is None else None)
+        for a in range(0, len(columns), _COLUMNS):
+            some = columns[a : a + _COLUMNS]
+            block = self._rough(some, slice(a, a + _COLUMNS) if others is None else None)
+            cos = (own @ block.T).view(_BITS[dtype]).numpy()
             bits = cos, cos.view(f"u{cos.itemsize}")
-            pairs.block(*bits, a, lo, directed, self.m, slack, eps, shift, found, values, counts, full, least)
-        ids, cosines = np.empty((2, n, self.m), np.uint32), np.empty((2, n, self.m), np.float32)
-        pairs.exact(self.unit.numpy(), lo, directed, slack, eps, found, values, counts, ids, cosines)
+            pairs.block(*bits, some, rows, directed, m, slack, eps, shift, found, values, counts, full, least)
+        ids, cosines = np.empty((2, n, m), np.uint32), np.empty((2, n, m), np.float32)
+        pairs.exact(self.unit.numpy(), rows, columns, directed, slack, eps, found, values, counts, ids, cosines)
         return ids[0], cosines[0], ids[1], cosines[1]
 
-    def on_device(self, lo: int, hi: int) -> tuple[npt.NDArray[np.uint32] | npt.NDArray[np.float32], ...]:
+    def _rough(self, latents: npt.NDArray[np.int32], adjacent: slice | None) -> Tensor:
+        """Their rough rows: a view where they are adjacent, for copies cost time."""
+        return self.rough[torch.from_numpy(latents).long() if adjacent is None else adjacent]
+
+    def _live_on_device(
+        self, rows: Tensor, others: Tensor
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+        best, own = _Running(1, largest=True), self.unit[rows]
+        width = max(1, _ON_DEVICE // len(rows))
+        for a in range(0, len(others), width):
+            cos = own @ self.unit[others[a : a + width]].T
+            best.add(cos.masked_fill(rows[:, None] == others[a : a + width], -torch.inf), a)
+        place, cosines = best.result()
+        return others.cpu().numpy()[place].astype(np.uint32), cosines
+
+    def on_device(self, lo: int, hi: int) -> Found:
         """With torch alone, in float32: what an accelerator does, and what the host's loops are compared with."""
         best, worst = _Running(self.m, largest=True), _Running(self.m, largest=False)
         rows, directed = self.unit[lo:hi], self.directed[lo:hi]
@@ -90,10 +146,6 @@ class Directions:
             worst.add(cos.masked_fill(undefined, torch.inf), a)
         near, near_cos = best.result()
         return near, np.where(near_cos == -np.inf, np.inf, near_cos), *worst.result()
-
-    def _blocks(self, width: int) -> Iterator[tuple[int, Tensor]]:
-        for a in range(0, len(self.rough), width):
-            yield a, self.rough[a : a + width]
 
     def products(self, live: Tensor) -> Tensor:
         """G [d_out d_out] float64 over live latents [d_sae] bool, the same bits on any number of cores."""

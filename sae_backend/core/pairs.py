@@ -87,8 +87,8 @@ def _take(column, value, m, slack, eps, found, values, count, full, least):
 
 
 @_jit
-def block(signed, unsigned, col0, own, directed, m, slack, eps, shift, found, values, counts, full, least):
-    """Feed a block of rounded cosines [n w], columns from col0 on, to the candidates of n latents from `own` on.
+def block(signed, unsigned, columns, rows, directed, m, slack, eps, shift, found, values, counts, full, least):
+    """Feed a block of rounded cosines [n w] of the latents `rows` with the latents `columns` to the rows' candidates.
 
     The block comes as the integers of its bits, twice: the largest signed integer is the largest cosine, the largest
     unsigned one the most negative. Side 0 is the nearest, side 1 the most opposing, its values kept negated. found,
@@ -102,7 +102,7 @@ def block(signed, unsigned, col0, own, directed, m, slack, eps, shift, found, va
     word = np.empty(1, np.int32)
     high, low = np.empty(q, signed.dtype), np.empty(q, unsigned.dtype)
     for r in range(n):
-        if not directed[own + r]:
+        if not directed[rows[r]]:
             continue
         lane_maxima(signed[r], high)
         lane_maxima(unsigned[r], low)
@@ -117,10 +117,10 @@ def block(signed, unsigned, col0, own, directed, m, slack, eps, shift, found, va
             if high[lane] <= above and low[lane] <= below and not every:
                 continue
             for j in range(lane, w, q):
-                column = col0 + j
+                column = columns[j]
                 if (signed[r, j] <= above and unsigned[r, j] <= below) and not every:
                     continue
-                if column == own + r or not directed[column]:
+                if column == rows[r] or not directed[column]:
                     continue
                 value = _value(signed[r, j], shift, word)
                 for side in range(2):
@@ -157,19 +157,22 @@ def _place(cosine, column, side, ids, cosines):
 
 
 @_jit
-def exact(unit, own, directed, slack, eps, found, values, counts, ids, cosines):
-    """The m best of each latent's candidates by exact cosine: ids, cosines [2 n m], infinite where there are fewer."""
+def exact(unit, rows, others, directed, slack, eps, found, values, counts, ids, cosines):
+    """The m best of each row's candidates, or of all `others` where those outgrew their room, by exact cosine.
+
+    ids, cosines [2 n m], infinite where there are fewer.
+    """
     cosines[:] = np.inf
     ids[:] = 0
     for r in range(ids.shape[1]):
-        if not directed[own + r]:
+        if not directed[rows[r]]:
             continue
         for side in range(2):
             n, m, everything = counts[side, r], ids.shape[2], counts[side, r] < 0
             if n > m:
                 n, _ = _compress(found[side, r], values[side, r], n, m, slack[r], eps)
-            for c in range(unit.shape[0] if everything else n):
-                column = c if everything else found[side, r, c]
-                if column != own + r and directed[column]:
-                    cosine = np.float32(_dot(unit[own + r], unit[column]))
+            for c in range(others.size if everything else n):
+                column = others[c] if everything else found[side, r, c]
+                if column != rows[r] and directed[column]:
+                    cosine = np.float32(_dot(unit[rows[r]], unit[column]))
                     _place(cosine, np.uint32(column), side, ids[side, r], cosines[side, r])

@@ -52,6 +52,9 @@ class DecoderStats:
     b_enc: Floats
     encoder_decoder_cos: Floats
     nearest_cos: Floats
+    nearest_live: npt.NDArray[np.int64]
+    #: Of the latents that fired, the one whose decoder row is nearest; -1 where there is none.
+    nearest_live_cos: Floats
     opposing_cos: Floats
     dimensionality: Floats
     #: D_i over live latents and itself.

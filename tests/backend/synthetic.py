@@ -68,7 +68,8 @@ _LOGIT_FACTS = ("logit_std", "logit_skewness", "logit_kurtosis")
 
 def decoder_facts(index: np.ndarray) -> DecoderStats:
     facts = {name: np.sin(index * (i + 1.0)) for i, name in enumerate(_FACTS)}
-    return DecoderStats(**facts, **{name: np.full(len(index), np.nan) for name in _LOGIT_FACTS})
+    live = {"nearest_live": index + 1, "nearest_live_cos": np.cos(index)}
+    return DecoderStats(**facts, **live, **{name: np.full(len(index), np.nan) for name in _LOGIT_FACTS})
 
 
 def shard(lo: int, hi: int) -> LatentShard:

@@ -19,7 +19,7 @@ from tests.backend.synthetic import a_dataset, a_run, a_sae
 
 pytestmark = pytest.mark.django_db(transaction=True)
 N = 40
-FLOATS = [name for name in rows.STATISTICS if name not in ("firings", "status")]
+FLOATS = [name for name in rows.STATISTICS if name not in ("firings", "status", "nearest_live")]
 
 
 @pytest.fixture
@@ -33,6 +33,7 @@ def shard() -> LatentShard:
     """Dead latents, lists of every length, effects and neighbours missing, infinite statistics."""
     shard = synthetic.shard(100, 100 + N)
     shard.stats.skewness[:3] = np.nan, np.inf, -np.inf
+    shard.decoder.nearest_live[::7] = -1
     shard.decoder.b_enc[:4] = -0.0, 5e-324, -1.5e300, 1 / 3
     shard.logits.defined[5:8] = False
     shard.neighbours.nearest_cos[9] = shard.neighbours.opposing_cos[9] = np.nan
@@ -44,7 +45,8 @@ def statistics(shard: LatentShard) -> Iterator[list[Any]]:
     for i in range(N):
         values = [(shard.stats if hasattr(shard.stats, c) else shard.decoder, c) for c in FLOATS]
         floats = [float(getattr(record, c)[i]) for record, c in values]
-        integers = [int(shard.stats.firings[i]), int(shard.stats.status[i])]
+        near = int(shard.decoder.nearest_live[i])
+        integers = [int(shard.stats.firings[i]), int(shard.stats.status[i]), None if near < 0 else near]
         lists = [shard.strongest[i], shard.logits[i].promoted[:3].tolist()]
         defined = [x if np.isfinite(x) else None for x in floats]
         yield [7, shard.lo + i, *integers, *defined, *lists, shard.sparks[i].tobytes()]
@@ -75,8 +77,8 @@ def beside(table: str) -> None:
 def test_statistics_are_what_psycopg_writes(run: Run, shard: LatentShard) -> None:
     beside(f"latent_r{run.pk}")
     rows.latents("ours", 7, shard)
-    columns = ["run_id", "index", "firings", "status", *FLOATS, "strongest", "promoted", "spark"]
-    types = ["int4", "int4", "int8", "int2", *["float8"] * len(FLOATS), "int4[]", "int4[]", "bytea"]
+    columns = ["run_id", "index", "firings", "status", "nearest_live", *FLOATS, "strongest", "promoted", "spark"]
+    types = ["int4", "int4", "int8", "int2", "int4", *["float8"] * len(FLOATS), "int4[]", "int4[]", "bytea"]
     with rows.copy("plain", columns, types) as out:
         for row in statistics(shard):
             out.write_row(row)

@@ -163,6 +163,8 @@ def _insert_latent(cursor: Any, p: Published, index: int, unembedding: bool) -> 
         "b_enc": -1.42,
         "encoder_decoder_cos": 0.71,
         "nearest_cos": 0.71,
+        "nearest_live": PLAIN,
+        "nearest_live_cos": 0.55,
         "opposing_cos": -0.41,
         "dimensionality": 0.118,
         "logit_std": 0.16,

@@ -117,7 +117,7 @@ def test_a_dead_latent_says_so_and_keeps_what_its_weights_say(client: Client, pu
     assert f"never fired on the {N_TOKENS:,}".replace(",", "\u202f") in page
     assert not rows(page) and 'id="acth"' not in page
     assert page.count('<ol class="nb">') == 2 and "Promoted" in page
-    assert "Nearest latent that fired, by decoder: 0" in page
+    assert "Nearest latent that fired, by decoder: 3, cos 0.55" in page
 
 
 def test_a_rare_latent_states_how_little_there_is(client: Client, published: Published) -> None:

@@ -190,6 +190,7 @@ def test_the_csv_has_every_latent_of_the_filter(client: Client, published: Stats
     response = client.get(f"/s/{published.sae.public_id}/latents.csv?sort=index")
     rows = list(csv.DictReader(io.StringIO(b"".join(response.streaming_content).decode())))
     assert [int(row["index"]) for row in rows] == list(range(D_SAE))
+    assert rows[99]["nearest_live"] == "100" and rows[D_SAE - 1]["nearest_live"] == ""
     assert rows[0]["max_act"] == "" and float(rows[99]["density"]) == published.values["density"][99]
     assert 'filename="topk8-300-r1-latents.csv"' in response["Content-Disposition"]
 

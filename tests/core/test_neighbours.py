@@ -95,6 +95,94 @@ def test_what_an_accelerator_does_gives_the_same_neighbours(monkeypatch: pytest.
     check(Nearest(near, near_cos, far, far_cos), W_dec, 0, 900)  # type: ignore[arg-type]
 
 
+def check_live(directions: Directions, W_dec: torch.Tensor, lo: int, hi: int, live: np.ndarray) -> None:
+    alive = torch.from_numpy(live)
+    ids, cos = directions.nearest_live(lo, hi, directions.neighbours(lo, hi), alive)
+    expected = cosines(W_dec)
+    expected[:, ~live] = np.nan
+    for i in range(lo, hi):
+        defined = np.flatnonzero(~np.isnan(expected[i]))
+        if not len(defined):
+            assert ids[i - lo] == -1 and np.isnan(cos[i - lo])
+            continue
+        assert abs(cos[i - lo] - expected[i, defined].max()) < 1e-6
+        assert live[ids[i - lo]] and ids[i - lo] != i
+        assert abs(expected[i, ids[i - lo]] - cos[i - lo]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.03, 0.5, 1.0])
+def test_the_nearest_live_latent_is_that_of_all_pairs(dtype: torch.dtype, share: float) -> None:
+    W_dec = random(3000, 24)
+    W_dec[100:700] = W_dec[100] + 0.01 * random(600, 24, 1)  # a heap, all but one of it dead
+    W_dec[7] = 0
+    live = np.random.default_rng(0).random(3000) < share
+    live[100:700], live[7] = False, True
+    live[650] = share > 0
+    check_live(Directions(W_dec, dtype), W_dec, 0, 800, live)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 9999), st.sampled_from(sorted(DTYPES)))
+def test_few_or_equal_directions_have_their_nearest_live_one(n: int, d: int, seed: int, dtype: str) -> None:
+    W_dec = random(n, d, seed).round()
+    live = np.random.default_rng(seed).random(n) < 0.2
+    check_live(Directions(W_dec, DTYPES[dtype]), W_dec, 0, n, live)
+
+
+def test_of_equally_near_live_latents_the_lower_is_taken() -> None:
+    W_dec = random(1, 8).repeat(900, 1)
+    live = torch.zeros(900, dtype=torch.bool)
+    live[[600, 800]] = True
+    directions = Directions(W_dec, torch.bfloat16)
+    assert directions.nearest_live(599, 602, directions.neighbours(599, 602), live)[0].tolist() == [600, 800, 600]
+
+
+def test_the_nearest_live_latent_does_not_depend_on_how_latents_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    W_dec, live = random(900, 24), torch.arange(900) % 97 == 0
+    directions = Directions(W_dec, torch.bfloat16)
+    whole = directions.nearest_live(0, 900, directions.neighbours(0, 900), live)
+    monkeypatch.setattr(neighbours, "_ROWS", 70)
+    monkeypatch.setattr(neighbours, "_COLUMNS", 5)
+    cuts = [(0, 1), (1, 130), (130, 900)]
+    parts = [directions.nearest_live(a, b, directions.neighbours(a, b), live) for a, b in cuts]
+    for side in range(2):
+        assert np.array_equal(np.concatenate([part[side] for part in parts]), whole[side])
+
+
+def test_an_accelerator_finds_the_same_nearest_live_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    W_dec, live = random(900, 24), torch.arange(900) % 97 == 0
+    monkeypatch.setattr(neighbours, "_ON_DEVICE", 1000)
+    directions, rows = Directions(W_dec), torch.arange(900)
+    ids, cos = directions._live_on_device(rows, live.nonzero()[:, 0])
+    ours = directions.nearest_live(0, 900, directions.neighbours(0, 900), live)
+    assert np.array_equal(ids[:, 0], ours[0]) and np.allclose(cos[:, 0], ours[1], atol=1e-6)
+
+
+def planted() -> torch.Tensor:
+    """Sixteen orthogonal directions and, beside them, what `test_planted_directions_are_recovered` looks for."""
+    basis = torch.linalg.qr(random(64, 64, 5))[0]
+    copies, leaning = [basis[16]] * 4, 0.6 * basis[18] + 0.8 * basis[19]
+    rows = [*basis[:16], *copies, basis[17], -basis[17], basis[18], leaning]
+    return torch.stack(rows) * torch.linspace(0.5, 3, len(rows))[:, None]
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_planted_directions_are_recovered(dtype: torch.dtype) -> None:
+    """Orthogonal ones have a dimension each, four copies a quarter of one, an antipodal pair a half; and a dead one."""
+    directions, dead = Directions(planted(), dtype), 23
+    live = torch.ones(24, dtype=torch.bool)
+    live[dead] = False
+    found, D = directions.neighbours(0, 24), directions.dimensionality(0, 24, live, directions.products(live))
+    assert np.allclose(D, [1.0] * 16 + [1 / 4] * 4 + [1 / 2] * 2 + [1.0] + [1 / 1.36], atol=1e-6)
+    assert [found.opposing[20, 0], found.opposing[21, 0]] == [21, 20]
+    assert np.allclose(found.opposing_cos[20:22, 0], -1, atol=1e-6)
+    assert (np.delete(found.opposing_cos[:, 0], [20, 21]) > -0.01).all()
+    assert found.nearest[16:20, 0].tolist() == [17, 16, 16, 16]
+    ids, cos = directions.nearest_live(0, 24, found, live)
+    assert ids[dead] == 22 and abs(cos[dead] - 0.6) < 1e-6
+
+
 @pytest.mark.parametrize("alive", ["all", "some", "none"])
 def test_dimensionality_counts_live_latents_and_itself(alive: str) -> None:
     W_dec = random(300, 12)
