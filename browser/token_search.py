@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from browser.tokens import Vocabulary
 
+FEW = 20  # times as many are looked at as are shown
 _SIGNS = str.maketrans({"·": " ", "↵": "\n", "⇥": "\t"})  # as pages show them
 
 
@@ -25,6 +26,19 @@ def named(vocabulary: Vocabulary, words: str) -> tuple[int, ...]:
     lowered = vocabulary.joined.lower()
     spellings = (bare, b" " + bare, bare + b" ", b" " + bare + b" ")
     return tuple(sorted({i for spelt in spellings for i in _entries(lowered, vocabulary, spelt)}))
+
+
+def beginning(vocabulary: Vocabulary, words: str, most: int) -> tuple[int, ...]:
+    """Up to so many tokens that begin so, a space before it or not, in any case; the shortest first."""
+    text = words.translate(_SIGNS).encode("utf-8", "replace").strip(b" ").lower()
+    if not text:
+        return ()
+    lowered, found = vocabulary.joined.lower(), list[int]()
+    for spelt in (b" " + text, text):
+        at = -1
+        while (at := lowered.find(b"\xff" + spelt, at + 1)) >= 0 and len(found) < FEW * most:
+            found.append(bisect_left(vocabulary.starts, at + 1))
+    return tuple(sorted(found, key=lambda i: (len(vocabulary.tokens[i]), i))[:most])
 
 
 def _entries(joined: bytes, vocabulary: Vocabulary, text: bytes) -> Iterator[int]:

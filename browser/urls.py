@@ -7,7 +7,7 @@ from django.urls import path, re_path, register_converter
 from django.views.generic import RedirectView
 
 from browser.converters import ChangeConverter, KeepingConverter, SaeConverter
-from browser.views import accounts, imports, latents, management, runs, saes, sharing, site, sources, uploads
+from browser.views import accounts, imports, latents, management, runs, saes, search, sharing, site, sources, uploads
 
 register_converter(SaeConverter, "sae")
 register_converter(ChangeConverter, "change")
@@ -104,6 +104,8 @@ urlpatterns = [
     path("account/password", accounts.password_change, name="password_change"),
     path("oembed", sharing.oembed, name="oembed"),
     path("go", site.jump, name="jump"),
+    path("search", search.search, name="search"),
+    path("search.json", search.search_json, name="search_json"),
     path("statistics", site.statistics, name="statistics"),
     path("healthz", site.healthz, name="healthz"),
     path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),

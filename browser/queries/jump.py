@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from django.db.models import Q
 from django.urls import Resolver404, resolve, reverse
 
 from browser.errors import NotFound, sae_link
 from browser.queries.saes import all_saes, find
-from sae_backend.models import Sae
+from sae_backend.models import DeletedSae, Sae
 
 REF = re.compile(r"(?:sae:|/?s/)?(?P<ref>[0-9a-f]{6,64}(?:@r\d{1,9})?)(?:[/ ](?P<index>\d{1,9}))?/?", re.I)
 NAMED = re.compile(r"(?P<name>.*?[^\s/])(?:[/ ]+(?P<index>\d[\d\s,_]*))?/*")
+LONGEST_INDEX = 18  # digits
 LONGEST = 300  # characters of a name and an index: a long row of signs would be matched for minutes
 
 
 def meaning(words: str, here: str, host: str) -> str:
-    """The address that words mean on a page of the SAE `here` ("" elsewhere); NotFound explains itself."""
+    """The address that words mean on a page of the SAE `here` ("" elsewhere); else that of a search for them."""
     words = words.replace("\0", "").strip()
     if url := _own_url(words, host):
         return url
     if len(words) > LONGEST:
-        raise _nothing(words)
+        return _search(words[:LONGEST])
     if index := re.fullmatch(r"#?([\d\s,_]+)", words):
-        return _latent_here(re.sub(r"\D", "", index[1]), here)
+        return _latent_here(re.sub(r"\D", "", index[1]), here) or _search(words)
     if named := _named(words):
         return named
-    if known := REF.fullmatch(words):
-        return _address(known["ref"].lower(), known["index"])
-    raise _nothing(words)
+    known = REF.fullmatch(words)
+    return _address(known["ref"].lower(), known["index"]) if known and _is_hash(known) else _search(words)
+
+
+def _is_hash(known: re.Match[str]) -> bool:
+    """Letters alone may be a word, such as decade: a hash only where an SAE, here or deleted, begins so."""
+    ref = known["ref"].lower()
+    if not ref.isalpha() or known["index"]:
+        return True
+    return any(of.objects.filter(sha256__startswith=ref).exists() for of in (Sae, DeletedSae))
+
+
+def _search(words: str) -> str:
+    return f"{reverse('search')}?{urlencode({'q': words})}" if words else reverse("search")
 
 
 def split(words: str) -> SplitResult | None:
@@ -53,10 +65,10 @@ def _own_url(words: str, host: str) -> str | None:
     return parts._replace(scheme="", netloc="").geturl()
 
 
-def _latent_here(digits: str, here: str) -> str:
-    if not digits or not re.fullmatch(r"[0-9a-f]{6,64}(@r\d{1,9})?", here):
-        sentence = f"{digits} may be a latent, but of which SAE? Write its id or name first: my-sae/{digits}."
-        raise NotFound("Which SAE?", sentence)
+def _latent_here(digits: str, here: str) -> str | None:
+    """The latent of that index on the page's own SAE; elsewhere it may be any SAE's."""
+    if not digits or len(digits) > LONGEST_INDEX or not re.fullmatch(r"[0-9a-f]{6,64}(@r\d{1,9})?", here):
+        return None
     return _address(here, digits)
 
 
@@ -83,8 +95,6 @@ def _named(words: str) -> str | None:
         saes = _matching(name)
         if len(saes) == 1:
             return _address(saes[0].public_id, re.sub(r"\D", "", index or "") or None)
-        if saes:
-            raise _several(name, saes)
     return None
 
 

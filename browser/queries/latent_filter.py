@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_backend import packed_columns
+from sae_backend.models import STATUS_NAMES
 
 KEPT_BYTES = 512 << 20  # of columns, in each process of the web server
 MANY, SAMPLE = 16_384, 8_192  # matches that are sorted whole, and how many of more say where to cut
@@ -33,6 +34,14 @@ class Wanted:
     after: tuple[float | None, int] | None = None  # the last row seen: its statistic and index
 
 
+@dataclass(frozen=True)
+class Hits:
+    """The first latents that a token leads to, and how many there are of each status, chosen or not."""
+
+    indices: list[int]
+    counts: list[int]  # by Status
+
+
 def among(run_id: int, wanted: Wanted, size: int) -> tuple[list[int], int] | None:
     """The indices of the page after the cursor, and how many match in all; None where the run has no packed columns."""
     names = {"status", *(column for column, _, _ in wanted.ranges), wanted.sort or "status"} - {"index"}
@@ -43,6 +52,21 @@ def among(run_id: int, wanted: Wanted, size: int) -> tuple[list[int], int] | Non
     passing = _passing(columns, wanted)
     matches = int(np.count_nonzero(passing))
     return _page(columns.get(wanted.sort), passing, wanted, size), matches
+
+
+def with_token(
+    run_id: int, lists: Sequence[str], ids: Sequence[int], statuses: Sequence[int], size: int
+) -> Hits | None:
+    """Latents that have one of these tokens in one of the lists, the largest activation first."""
+    wanted = Wanted(statuses, (), (lists, ids), "max_act", True)
+    columns = _read(run_id, {"status", "max_act", *lists})
+    if columns is None:
+        return None
+    having = _has_token([columns[name] for name in lists], ids) & ~np.isnan(columns["max_act"])
+    counts = np.bincount(columns["status"][having], minlength=len(STATUS_NAMES)).tolist()
+    chosen = np.isin(columns["status"][having], statuses)
+    having[having] = chosen
+    return Hits(_page(columns["max_act"], having, wanted, size), counts)
 
 
 def _read(run_id: int, names: Collection[str]) -> dict[str, npt.NDArray[Any]] | None:

@@ -96,7 +96,7 @@ def find(prefix: str) -> Sae:
     if not found:
         if left := DeletedSae.objects.filter(sha256__startswith=prefix).order_by("-pk").first():
             raise SaeDeleted(left)
-        raise SaeNotFound(prefix, _close_to(prefix))
+        raise SaeNotFound(prefix, close_to(prefix))
     if len(found) > 1:
         raise SaeAmbiguous(prefix, found)
     return found[0]
@@ -118,7 +118,7 @@ def called(slug: str) -> Sae | None:
     return sae
 
 
-def _close_to(prefix: str) -> list[Sae]:
+def close_to(prefix: str) -> list[Sae]:
     """Up to 5 SAEs that share the longest beginning with `prefix`, for whoever mistyped it."""
     for length in range(min(len(prefix), 12) - 1, 1, -1):
         found = list(all_saes().filter(sha256__startswith=prefix[:length]).order_by("sha256")[:5])

@@ -130,10 +130,10 @@ $$(".log").forEach(log => { log.scrollTop = log.scrollHeight; });
 
 /* ---- keyboard -------------------------------------------------------------------------------- */
 const go = selector => { const link = $(selector); if (link) location.href = link.href; };
-const rows = () => $$("[data-rows] tbody tr:not([hidden]):not(.grp):not(.sgrp)");
+const rows = () => $$("[data-rows] tbody tr:not([hidden]):not(.grp):not(.sgrp),[data-rows]>.hit");
 let listRows = rows;
 const step = by => {
-  const list = listRows(), at = list.indexOf(document.activeElement?.closest("tr,.ctx"));
+  const list = listRows(), at = list.indexOf(document.activeElement?.closest("tr,.ctx,.hit"));
   const next = list[Math.max(0, Math.min(list.length - 1, at + by))];
   if (next) { next.tabIndex = -1; next.focus(); }
 };
@@ -150,7 +150,7 @@ document.addEventListener("keydown", ev => {
   const at = document.activeElement;
   if (ev.key === "Escape") { $("details.menu[open]")?.removeAttribute("open"); if (at?.matches("input,textarea,select")) at.blur(); return; }
   if (at?.matches("input:not([type=checkbox]),textarea,select") || $("dialog[open]")) return;
-  if (ev.key === "Enter" && at?.matches("tr")) { $("a", at)?.click(); return ev.preventDefault(); }
+  if (ev.key === "Enter" && at?.matches("tr,.hit")) { $("a", at)?.click(); return ev.preventDefault(); }
   const act = Object.hasOwn(keys, ev.key) && keys[ev.key];
   if (act && act(ev) !== false) ev.preventDefault();
 });

@@ -34,6 +34,7 @@ def test_the_page_of_a_latent_in_all_its_states(looking: Looking, live_server: o
     ):  # fmt: skip
         looking.open(f"{live_server}{published.url(index, query)}", f"latent-{name}")
     looking.open(f"{live_server}{published.url(ALIVE, '/cite')}", "latent-cite")
+    looking.open(f"{live_server}/search?q=moon", "search")
 
 
 def test_an_opened_context_and_the_sheet_of_keys(looking: Looking, live_server: object) -> None:
@@ -70,7 +71,7 @@ def test_what_is_not_there(looking: Looking, live_server: object) -> None:
     for name, path, status in (
         ("out-of-range", f"/s/{at}/31007", 404), ("deleted", f"/s/{gone.sae.public_id}", 410),
         ("unknown-sae", f"/s/{at[:9]}fff", 404), ("unknown-run", f"/s/{at}@r9", 404),
-        ("unknown-page", "/nothing/here", 404), ("unknown-name", "/go?q=7", 404),
+        ("unknown-page", "/nothing/here", 404), ("search-nothing", "/search?q=moo+shine", 200),
     ):  # fmt: skip
         looking.open(f"{live_server}{path}", name, status)
 

@@ -74,19 +74,21 @@ def test_the_jump_box_reads_ids_names_and_addresses(client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_the_jump_box_says_what_it_understood(client: Client) -> None:
+def test_the_jump_box_searches_for_what_is_no_address(client: Client) -> None:
     sae_rows.new_sae("one moon", slug="one-moon")
     sae_rows.new_sae("two moons", slug="two-moons")
     for words, said in {
-        "": "Nothing was asked for",
+        "": "Latents by a token",
         "17": "of which SAE?",
-        "moon": "the name of several SAEs",
+        "moon": "two moons",
+        "decade": "Nothing here is called",  # of hexadecimal digits alone
         "<script>": "“&lt;script&gt;”",
         "http://elsewhere.example/s/7f3a9c/5": "Nothing here is called",
         "http://[": "Nothing here is called",
     }.items():
-        response = client.get("/go", {"q": words})
-        assert response.status_code == 404 and said in response.content.decode(), words
+        response = client.get("/go", {"q": words}, follow=True)
+        assert response.redirect_chain[0][0].startswith("/search"), words
+        assert response.status_code == 200 and said in response.content.decode(), words
 
 
 @pytest.mark.django_db
@@ -224,7 +226,7 @@ def test_numbers_are_printed_for_people(printed: str, expected: str) -> None:
 
 @pytest.mark.django_db
 def test_a_nul_in_the_jump_box_is_no_error(client: Client) -> None:
-    assert client.get("/go", {"q": "\0nothing"}).status_code == 404
+    assert client.get("/go", {"q": "\0nothing"})["Location"] == "/search?q=nothing"
 
 
 @pytest.mark.django_db
@@ -232,4 +234,5 @@ def test_a_nul_in_the_jump_box_is_no_error(client: Client) -> None:
 def test_the_jump_box_is_not_kept_busy_by_long_words(client: Client, words: str) -> None:
     """Neither a number that Python does not read, nor a row of signs that may be cut in as many ways as there are."""
     sae = sae_rows.new_sae()
-    assert client.get("/go", {"q": words, "on": sae.public_id}).status_code == 404
+    response = client.get("/go", {"q": words, "on": sae.public_id})
+    assert response["Location"].startswith("/search?q=") and client.get(response["Location"]).status_code == 200
