@@ -46,12 +46,12 @@ def among(run_id: int, wanted: Wanted, size: int) -> tuple[list[int], int] | Non
     """The indices of the page after the cursor, and how many match in all; None where the run has no packed columns."""
     names = {"status", *(column for column, _, _ in wanted.ranges), wanted.sort or "status"} - {"index"}
     names |= set(wanted.tokens[0]) if wanted.tokens else set()
-    columns = _read(run_id, names)
-    if columns is None:
+    found = columns(run_id, names)
+    if found is None:
         return None
-    passing = _passing(columns, wanted)
+    passing = _passing(found, wanted)
     matches = int(np.count_nonzero(passing))
-    return _page(columns.get(wanted.sort), passing, wanted, size), matches
+    return _page(found.get(wanted.sort), passing, wanted, size), matches
 
 
 def with_token(
@@ -59,18 +59,17 @@ def with_token(
 ) -> Hits | None:
     """Latents that have one of these tokens in one of the lists, the largest activation first."""
     wanted = Wanted(statuses, (), (lists, ids), "max_act", True)
-    columns = _read(run_id, {"status", "max_act", *lists})
-    if columns is None:
+    found = columns(run_id, {"status", "max_act", *lists})
+    if found is None:
         return None
-    having = _has_token([columns[name] for name in lists], ids) & ~np.isnan(columns["max_act"])
-    counts = np.bincount(columns["status"][having], minlength=len(STATUS_NAMES)).tolist()
-    chosen = np.isin(columns["status"][having], statuses)
-    having[having] = chosen
-    return Hits(_page(columns["max_act"], having, wanted, size), counts)
+    having = _has_token([found[name] for name in lists], ids) & ~np.isnan(found["max_act"])
+    counts = np.bincount(found["status"][having], minlength=len(STATUS_NAMES)).tolist()
+    having[having] = np.isin(found["status"][having], statuses)
+    return Hits(_page(found["max_act"], having, wanted, size), counts)
 
 
-def _read(run_id: int, names: Collection[str]) -> dict[str, npt.NDArray[Any]] | None:
-    """The columns, from memory where they are: a published run's never change."""
+def columns(run_id: int, names: Collection[str]) -> dict[str, npt.NDArray[Any]] | None:
+    """The columns, from memory where they are: a published run's never change; None where it has not packed them."""
     with _one:
         found = {name: _columns[run_id, name] for name in names if (run_id, name) in _columns}
         for name in found:

@@ -33,6 +33,10 @@ ARCHITECTURES = {
 }
 
 
+EXPORTED = (
+    "id", "name", "architecture", "k", "d_in", "d_sae", "model", "hook_name", "dataset", "status", "run", "l0", "fvu",
+    "ce_recovered", "dead", "updated", "url",
+)  # fmt: skip
 FOLDED = 6  # rows of a hook point shown of a sweep
 SORTS: dict[str, Callable[[SaeRow], Any]] = {
     "name": lambda row: row.sae.name,

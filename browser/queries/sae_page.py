@@ -25,8 +25,6 @@ from sae_backend import packing
 from sae_backend.models import STATUS_NAMES, Run, Sae
 
 PAIRS = 6  # opposing pairs shown
-POINTS = 8_000  # latents drawn one by one, an SVG node each; more are binned
-CELL = 0.04  # decades: side of a bin of the scatter
 
 
 @dataclass(frozen=True)
@@ -342,30 +340,3 @@ def latents_json(resolved: ResolvedSae, wanted: Filter, size: int) -> dict[str, 
 def _plain(row: dict[str, Any], words: Vocabulary) -> dict[str, Any]:
     tokens = {name: [words.text(token) for token in row[name]] for name in ("strongest", "promoted")}
     return {**row, **tokens, "spark": list(row["spark"])}
-
-
-def scatter_json(resolved: ResolvedSae) -> dict[str, Any]:
-    """log10 density and kurtosis of the latents that have both; in bins where they are more than POINTS.
-
-    A bin's `index` is a latent in it, and its only one where `count` is 1.
-    """
-    whole = resolved.sae.d_sae <= POINTS
-    x, y = "log(density)", "log(kurtosis)"
-    cell = (f"floor({x} / {CELL})", f"floor({y} / {CELL})")
-    among = "from latent where run_id = %s and status > 0 and kurtosis > 0"
-    points = f"select {x}, {y}, 1, index {among} order by index"
-    bins = (
-        f"select ({cell[0]} + 0.5) * {CELL}, ({cell[1]} + 0.5) * {CELL}, count(*), min(index)"
-        f" {among} group by {cell[0]}, {cell[1]} order by 3"
-    )
-    rows = latent_list.fetch(points if whole else bins, [resolved.run.pk])
-    xs, ys, counts, indices = ([row[i] for row in rows] for i in range(4))
-    places = {"x": [round(v, 4) for v in xs], "y": [round(v, 4) for v in ys]}
-    return {
-        "run": resolved.run.number,
-        "binned": not whole,
-        "cell": CELL,
-        **places,
-        "count": counts,
-        "index": indices,
-    }

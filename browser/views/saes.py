@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -12,16 +9,18 @@ from django.utils.encoding import iri_to_uri
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from browser import links, pages
+from browser import exports, links, pages
 from browser.errors import NotReady, TooSlow
-from browser.queries import latent_list, runs, sae_list, sae_page, saes
-from browser.queries.columns import COLUMNS
+from browser.queries import latent_list, runs, sae_list, sae_page, saes, scatter
 from browser.queries.latent_list import Filter
 from browser.queries.latents import with_tokens
-from browser.queries.saes import ResolvedSae
 from browser.views.runs import job
 
 LARGEST_PAGE = 1000  # rows of one latents.json
+FILES = {
+    "csv": (exports.latents_csv, "text/csv; charset=utf-8"),
+    "parquet": (exports.latents_parquet, "application/vnd.apache.parquet"),
+}
 
 
 @require_safe
@@ -34,6 +33,15 @@ def home(request: HttpRequest) -> HttpResponse:
 @never_cache
 def sae_list_json(request: HttpRequest) -> HttpResponse:
     return pages.as_json({"saes": [row.as_json() for row in sae_list.rows()]})
+
+
+@require_safe
+@never_cache
+def sae_list_csv(request: HttpRequest) -> StreamingHttpResponse:
+    rows = [row.as_json() for row in sae_list.rows()]
+    lines = exports.as_csv(sae_list.EXPORTED, rows)
+    headers = {"Content-Disposition": 'attachment; filename="saes.csv"'}
+    return StreamingHttpResponse(lines, content_type="text/csv; charset=utf-8", headers=headers)
 
 
 @require_safe
@@ -85,7 +93,7 @@ def sae_latents_json(request: HttpRequest, ref: str) -> HttpResponse:
 
 
 @require_safe
-def sae_latents_csv(request: HttpRequest, ref: str) -> HttpResponse | StreamingHttpResponse:
+def sae_latents_file(request: HttpRequest, ref: str, kind: str) -> HttpResponse | StreamingHttpResponse:
     """Every latent that the filter lets through, not only a page of them; by index unless another order is asked.
 
     What makes no sense in the address is refused: nobody would see in a file that it was left out.
@@ -95,32 +103,18 @@ def sae_latents_csv(request: HttpRequest, ref: str) -> HttpResponse | StreamingH
     if odd := [*wanted.ignored, *(name for name in request.GET if name not in latent_list.PARAMETERS)]:
         sentence = f"Not understood: {', '.join(odd)}. Known are {', '.join(latent_list.PARAMETERS)}.\n"
         return HttpResponse(sentence, status=400, content_type="text/plain; charset=utf-8")
-    wanted = with_tokens(wanted, resolved.sae.lm)
-    name = f"{resolved.sae.slug}-r{resolved.run.number}-latents.csv"
+    write, content_type = FILES[kind]
+    name = f"{resolved.sae.slug}-r{resolved.run.number}-latents.{kind}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingHttpResponse(_csv(resolved, wanted), content_type="text/csv; charset=utf-8", headers=headers)
-
-
-class _Line:
-    """A file that gives back what is written to it, for the csv module."""
-
-    def write(self, text: str) -> str:
-        return text
-
-
-def _csv(resolved: ResolvedSae, wanted: Filter) -> Iterator[str]:
-    names = ["index", "status", "firings", "nearest_live", *(column.name for column in COLUMNS)]
-    writer = csv.writer(_Line())
-    yield writer.writerow(names)
-    for row in latent_list.every(resolved.run.pk, wanted):
-        yield writer.writerow([row[name] for name in names])
+    rows = write(resolved, with_tokens(wanted, resolved.sae.lm))
+    return StreamingHttpResponse(rows, content_type=content_type, headers=headers)
 
 
 @require_safe
 def sae_scatter_json(request: HttpRequest, ref: str) -> HttpResponse:
     resolved = saes.resolve(ref)
     try:
-        return pages.of_run(request, resolved.run, lambda: pages.as_json(sae_page.scatter_json(resolved)))
+        return pages.of_run(request, resolved.run, lambda: pages.as_json(scatter.scatter_json(resolved)))
     except TooSlow as slow:
         return _too_slow(slow)
 

@@ -9,16 +9,17 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from django.db import connection
 from django.http import QueryDict
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from browser.queries import latent_list
+from browser.queries import latent_filter, latent_list, saes, scatter
 from browser.queries.columns import BY_NAME, COLUMNS
 from browser.queries.latent_list import Filter, read_filter
-from sae_backend import runs, store
+from sae_backend import packed_columns, runs, store
 from sae_backend.models import STATUS_NAMES, Run
 from tests.browser import sae_rows
 from tests.browser.sae_rows import D_SAE, DEAD, DENSE, RARE, Stats
@@ -201,6 +202,34 @@ def test_an_export_refuses_what_it_would_have_to_leave_out(client: Client, publi
         assert response.status_code == 400 and f"Not understood: {odd}" in response.content.decode()
 
 
+def test_a_parquet_file_has_what_the_csv_has_and_the_tokens(
+    client: Client, published: Stats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("browser.exports.GROUP", 70)
+    for query in ("", "?status=alive,rare&sort=-kurtosis&kmin=2", "?status=dead&kmin=99"):
+        response = client.get(f"/s/{published.sae.public_id}/latents.parquet{query}")
+        assert response["Content-Disposition"] == 'attachment; filename="topk8-300-r1-latents.parquet"'
+        file = pq.ParquetFile(io.BytesIO(response.getvalue()))  # type: ignore[attr-defined]
+        table = file.read()
+        text = client.get(f"/s/{published.sae.public_id}/latents.csv{query}").getvalue().decode()  # type: ignore[attr-defined]
+        lines = list(csv.DictReader(io.StringIO(text)))
+        assert table.num_rows == len(lines) and file.num_row_groups == -(-len(lines) // 70), query
+        for name in lines[0] if lines else ():
+            values = ["" if v is None else str(v) for v in table.column(name).to_pylist()]
+            assert values == [line[name] for line in lines], name
+    assert file.schema_arrow.metadata[b"sae"] == f"{published.sae.public_id}@r1".encode()
+    whole = client.get(f"/s/{published.sae.public_id}/latents.parquet").getvalue()  # type: ignore[attr-defined]
+    rows = pq.read_table(io.BytesIO(whole)).to_pylist()
+    assert len(rows) == D_SAE and rows[DEAD]["strongest"] == [" moon", "<script>", "f0 9f".upper()]
+    assert client.get(f"/s/{published.sae.public_id}/latents.parquet?dmin=much").status_code == 400
+
+
+def test_the_list_of_saes_is_a_file_too(client: Client, published: Stats) -> None:
+    text = client.get("/saes.csv").getvalue().decode()  # type: ignore[attr-defined]
+    [line] = csv.DictReader(io.StringIO(text))
+    assert (line["id"], line["fvu"], line["k"]) == (published.sae.public_id, "0.142", "8")
+
+
 def test_rows_of_an_export_come_in_pages(published: Stats) -> None:
     with CaptureQueriesContext(connection) as seen:
         rows = list(islice(latent_list.every(published.run.pk, Filter(), size=60), 130))
@@ -216,9 +245,24 @@ def test_the_scatter_has_a_point_for_each_latent_with_a_kurtosis(
     kurtosis = published.values["kurtosis"]
     assert data["index"] == np.flatnonzero(~np.isnan(kurtosis)).tolist() and not data["binned"]
     assert data["y"][3] == pytest.approx(np.log10(kurtosis[data["index"][3]]), abs=1e-4)
-    monkeypatch.setattr("browser.queries.sae_page.POINTS", 100)
+    monkeypatch.setattr("browser.queries.scatter.POINTS", 100)
     binned = client.get(url).json()
     assert binned["binned"] and sum(binned["count"]) == len(data["index"]) > len(binned["count"])
+    members: dict[tuple[int, int], list[int]] = {}
+    for i in data["index"]:
+        x, y = np.log10(published.values["density"][i]), np.log10(kurtosis[i])
+        members.setdefault((int(np.floor(x / 0.04)), int(np.floor(y / 0.04))), []).append(i)
+    cells = zip(binned["x"], binned["y"], binned["count"], binned["index"], strict=True)
+    found = {(round(x / 0.04 - 0.5), round(y / 0.04 - 0.5)): (n, i) for x, y, n, i in cells}
+    assert found == {cell: (len(of), min(of)) for cell, of in members.items()}
+
+
+def test_the_scatter_of_a_run_without_packed_columns_is_the_same(published: Stats) -> None:
+    resolved = saes.resolve(published.sae.public_id)
+    packed = scatter.scatter_json(resolved)
+    packed_columns.drop(published.run.pk)
+    latent_filter.forget()
+    assert scatter.scatter_json(resolved) == packed
 
 
 def test_the_json_of_the_page_describes_the_run(client: Client, published: Stats) -> None:
