@@ -145,8 +145,9 @@ def _report(d_sae: int, floor: Floor, contexts: Clock, latents: Clock, publish: 
     line(f"contexts_over_F_{d_sae}", contexts.wall / floor.F.wall, "ratio of wall times")
     cpu = contexts.cpu + latents.cpu + publish.cpu
     line(f"run_over_F_cpu_{d_sae}", cpu / floor.F.cpu, "ratio of CPU times, PostgreSQL's own not counted")
-    threads = floor.threads.wall / floor.threads_tokens / (floor.F.wall / floor.tokens)
-    line(f"threads_over_lanes_{d_sae}", threads, "wall time of F with all cores in each batch, over F as we measure it")
+    plain = floor.plain.wall / floor.plain_tokens
+    line(f"run_over_plain_F_{d_sae}", total / floor.tokens / plain, "ratio of wall times, F batch after batch")
+    line(f"floor_plain_F_{d_sae}", plain * 1e6, "microseconds a token")
     for name, clock in (("F0", floor.F0), ("F", floor.F)):
         line(f"floor_{name}_{d_sae}", clock.wall / floor.tokens * 1e6, "microseconds a token")
     for name, clock in (("contexts", contexts), ("latents", latents), ("publish", publish)):
