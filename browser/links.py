@@ -9,17 +9,36 @@ from browser import pages
 from browser.citation import Citation
 from browser.errors import LatentNotFound
 from browser.queries import saes
+from browser.queries.jump import split
 from browser.queries.latent_page import View
 from browser.queries.saes import ResolvedSae
 from sae_backend import managing
 
+FRAMES = {"iframe", "frame", "embed", "object"}
 
-def opened(ref: str) -> ResolvedSae:
-    """What an address means; a run that it is pinned to has been shared, and is kept from now on."""
+
+def opened(request: HttpRequest, ref: str) -> ResolvedSae:
+    """What an address means; a run that it is pinned to is kept from now on, where a reader opened it."""
     resolved = saes.resolve(ref)
-    if resolved.pinned:
+    if resolved.pinned and by_reader(request):
         managing.share(resolved.run)
     return resolved
+
+
+def by_reader(request: HttpRequest) -> bool:
+    """Whether somebody follows a link, and no crawler or preview.
+
+    Browsers say which navigations are people's own and what stands in a frame; a program brings a token of ours. Plain
+    HTTP has no Sec-Fetch: there the script of a pinned page asks for the citation at the reader's first gesture.
+    """
+    said = request.headers
+    if "prefetch" in said.get("Sec-Purpose", "") or request.method == "HEAD":
+        return False
+    if pages.by_token(request) or said.get("Sec-Fetch-User") == "?1" or said.get("Sec-Fetch-Dest") in FRAMES:
+        return True
+    elsewhere = split(said.get("Referer", ""))
+    by_frame = request.path_info.endswith("/embed") and "Sec-Fetch-Dest" not in said
+    return by_frame and elsewhere is not None and elsewhere.netloc not in ("", request.get_host())
 
 
 def absolute(request: HttpRequest, name: str, *args: str | int) -> str:

@@ -80,7 +80,8 @@ def pin(run: Run, pinned: bool) -> None:
 def share(run: Run) -> None:
     """Remember that a link pinned to a run was given out or followed: from now on no cleaning drops it."""
     if run.shared_at is None:
-        Run.objects.filter(pk=run.pk, shared_at=None).update(shared_at=timezone.now())
+        Run.objects.filter(pk=run.pk, shared_at=None).update(shared_at=(now := timezone.now()))
+        run.shared_at = now
 
 
 def drop(run: Run) -> None:

@@ -19,6 +19,7 @@ class CitePage:
     """How to cite and embed a latent."""
 
     citation: Citation
+    kept: bool  # whether its run is kept for its links
     template: ClassVar[str] = "browser/latent_cite.html"
 
     @property

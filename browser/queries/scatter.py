@@ -31,9 +31,8 @@ def scatter_json(resolved: ResolvedSae) -> dict[str, Any]:
 def _latents(run: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Indices, densities and kurtoses, from the packed columns or, for runs that have none, from the table."""
     if columns := latent_filter.columns(run, ("density", "kurtosis")):
-        density, kurtosis = columns["density"], columns["kurtosis"]
-        index = np.flatnonzero((density > 0) & (kurtosis > 0))  # NaN is neither
-        return index, density[index], kurtosis[index]
+        both = np.flatnonzero((columns["density"] > 0) & (columns["kurtosis"] > 0))  # NaN is neither
+        return both, columns["density"][both], columns["kurtosis"][both]
     wanted = 'select "index", density, kurtosis from latent where run_id = %s and status > 0 and kurtosis > 0'
     rows = latent_list.fetch(f'{wanted} order by "index"', [run])
     index, density, kurtosis = np.array(rows, np.float64).reshape(-1, 3).T

@@ -18,7 +18,7 @@ from browser.queries.latent_page import View
 def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Show one latent; an SAE that is not computed yet shows its progress instead."""
     try:
-        resolved = links.opened(ref)
+        resolved = links.opened(request, ref)
     except NotReady:
         return redirect("sae_detail", ref)
     view = View.of(request.GET)
@@ -30,7 +30,7 @@ def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 @require_safe
 def latent_contexts(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Only the contexts of the interval that the query string names, for the page to put in place."""
-    resolved, view = links.opened(ref), View.of(request.GET)
+    resolved, view = links.opened(request, ref), View.of(request.GET)
 
     def build() -> HttpResponse:
         return pages.show(request, latent_page.contexts(resolved, index, view))
@@ -41,7 +41,7 @@ def latent_contexts(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 @require_safe
 def latent_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """Everything the page shows, and all examples, for programs."""
-    resolved = links.opened(ref)
+    resolved = links.opened(request, ref)
     url = links.absolute(request, "latent_detail", resolved.pin, index)
 
     def build() -> HttpResponse:
@@ -53,7 +53,7 @@ def latent_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 @require_safe
 def latent_random(request: HttpRequest, ref: str) -> HttpResponse:
     """Go to a random latent that fired, looked at as the query string says."""
-    resolved = links.opened(ref)
+    resolved = links.opened(request, ref)
     index = latents.random_index(resolved)
     response = redirect(
         reverse("latent_detail", args=[resolved.address, index]) + View.of(request.GET).query(context="")

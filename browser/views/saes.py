@@ -48,7 +48,7 @@ def sae_list_csv(request: HttpRequest) -> StreamingHttpResponse:
 def sae_detail(request: HttpRequest, ref: str) -> HttpResponse:
     """The SAE's page, or the progress of its first run."""
     try:
-        resolved = links.opened(ref)
+        resolved = links.opened(request, ref)
     except NotReady as waiting:
         return _progress(request, waiting)
     newer = saes.newer_run(resolved)
@@ -72,7 +72,7 @@ def _progress(request: HttpRequest, waiting: NotReady) -> HttpResponse:
 @require_safe
 def sae_json(request: HttpRequest, ref: str) -> HttpResponse:
     try:
-        resolved = links.opened(ref)
+        resolved = links.opened(request, ref)
     except NotReady as waiting:
         found = runs.page(waiting.run.pk).progress if waiting.run else None
         return pages.as_json(sae_page.progress_json(waiting.sae, found))

@@ -6,36 +6,51 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.clickjacking import xframe_options_exempt
-from django.views.decorators.http import require_safe
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods, require_safe
 
 from browser import card, links, pages
+from browser.citation import Citation
 from browser.errors import NotFound
 from browser.queries import latent_card as cards
-from browser.queries import latent_page
+from browser.queries import latent_page, saes
 from browser.queries import oembed as answers
 from browser.queries.latent_page import View
 from browser.queries.latent_share import CitePage, EmbedPage
+from browser.queries.saes import ResolvedSae
 from sae_backend import managing
 
 YEAR = 365 * pages.DAY
 XML = "Only JSON is answered here: leave format out, or ask for format=json."
 
 
-@require_safe
+@csrf_exempt  # it changes nothing but that the run is kept, which whoever may read may ask for
+@require_http_methods(["GET", "HEAD", "POST"])
 def latent_cite(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """How to cite and embed a latent; who asks this passes the run's link on, which keeps the run."""
-    resolved = links.opened(ref)
-    citation = links.citation(request, resolved, index, View.of(request.GET))
-    managing.share(resolved.run)
-    return pages.of_run(request, resolved.run, lambda: pages.show(request, CitePage(citation)))
+    resolved, citation = _cited(request, ref, index)
+    page = CitePage(citation, kept=resolved.run.shared_at is not None)
+    if request.method == "POST":
+        return pages.show(request, page)
+    return pages.of_run(request, resolved.run, lambda: pages.show(request, page), int(page.kept))
 
 
-@require_safe
+@csrf_exempt
+@require_http_methods(["GET", "HEAD", "POST"])
 def latent_cite_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
-    resolved = links.opened(ref)
-    citation = links.citation(request, resolved, index, View.of(request.GET))
-    managing.share(resolved.run)
+    resolved, citation = _cited(request, ref, index)
+    if request.method == "POST":
+        return pages.as_json(citation.as_json())
     return pages.kept(request, resolved, lambda: pages.as_json(citation.as_json()))
+
+
+def _cited(request: HttpRequest, ref: str, index: int) -> tuple[ResolvedSae, Citation]:
+    """A citation; a crawler, which posts nothing and clicks nothing, may read it too, but keeps no run by that."""
+    resolved = links.opened(request, ref)
+    citation = links.citation(request, resolved, index, View.of(request.GET))
+    if request.method == "POST" or links.by_reader(request):
+        managing.share(resolved.run)
+    return resolved, citation
 
 
 @require_safe
@@ -54,7 +69,7 @@ def latent_embed(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 
 
 def _embed(request: HttpRequest, ref: str, index: int) -> HttpResponse:
-    resolved, view = links.opened(ref), View.of(request.GET)
+    resolved, view = links.opened(request, ref), View.of(request.GET)
     citation = links.citation(request, resolved, index, view)
 
     def build() -> HttpResponse:
@@ -66,7 +81,7 @@ def _embed(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 @require_safe
 def latent_card(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """The picture of a latent for whoever shows a link to it; one that names its version may be kept a year."""
-    resolved = links.opened(ref)
+    resolved = saes.resolve(ref)  # previews ask for it, of pages that nobody has read
     age = YEAR if request.GET.get("v") == pages.version_of(resolved.sae) else pages.DAY
 
     def build() -> HttpResponse:
@@ -85,10 +100,9 @@ def oembed(request: HttpRequest) -> HttpResponse:
         return pages.as_json({"error": "not implemented", "message": XML}, 501)
     try:
         asked = answers.read(request.GET, request.get_host())
-        resolved = links.opened(asked.ref)
+        resolved = saes.resolve(asked.ref)  # kept once its frame is read somewhere
         citation = links.citation(request, resolved, asked.index, asked.view)
     except NotFound as error:
         return pages.as_json({"error": error.kind, "message": f"{error.heading}. {error.sentence}"}, error.status)
-    managing.share(resolved.run)
     home, picture = links.absolute(request, "home"), links.picture(request, resolved, asked.index)
     return pages.as_json(answers.answer(citation, asked, home, picture))

@@ -51,7 +51,7 @@ document.addEventListener("click", ev => {
 const cite = async link => {
   const url = new URL(link.href); url.search = location.search;
   try {
-    const reply = await fetch(url, { headers: { Accept: "text/html" } });
+    const reply = await fetch(url, { method: "POST", headers: { Accept: "text/html" } }); // which keeps the run
     if (!reply.ok) throw new Error(reply.statusText);
     const said = new DOMParser().parseFromString(await reply.text(), "text/html").getElementById("cite-body");
     const close = el("form", { method: "dialog", className: "right" }, el("button", { className: "btn", textContent: "Close" }));
@@ -61,6 +61,13 @@ const cite = async link => {
     document.body.append(box); box.showModal();
   } catch { location.href = url; }
 };
+/* a reader of a pinned page, told from a crawler by the first gesture: what the address shows is kept from now on */
+const pinned = location.pathname.match(/^(\/s\/[^/]+@r\d+)(\/\d+)?$/);
+if (pinned) {
+  const gestures = ["pointerdown", "keydown", "wheel", "touchstart"];
+  const keep = () => { gestures.forEach(g => removeEventListener(g, keep)); fetch(`${pinned[1]}${pinned[2] || "/0"}/cite.json`, { method: "POST" }).catch(() => {}); };
+  gestures.forEach(g => addEventListener(g, keep, { passive: true }));
+}
 document.addEventListener("click", ev => {
   const link = ev.target.closest("a[data-cite]");
   if (!link || ev.ctrlKey || ev.metaKey || ev.shiftKey || ev.altKey) return;

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from io import BytesIO
+from typing import Any
 
 import pytest
 from django.test import Client
 from PIL import Image
 
-from browser import card
+from browser import accounts, card
 from sae_backend import managing
 from sae_backend.models import Run, Sae
 from tests.browser.latent_rows import ALIVE, DEAD, Published, publish
@@ -180,19 +181,63 @@ def test_what_a_pinned_run_says_is_kept_by_everybody(client: Client, published: 
         assert client.get(published.url(ALIVE, rest))["Cache-Control"] == "no-cache", rest
 
 
-@pytest.mark.parametrize("asked", ["@r3/0", "@r3/0.json", "@r3/0/embed", "@r3", "/0/cite", "/0/cite.json", "oembed"])
-def test_a_run_whose_link_is_asked_for_or_followed_is_shared(
-    client: Client, published: Published, asked: str
+READER = {"Sec-Fetch-User": "?1"}  # of a link that somebody clicked, or an address that somebody typed
+FRAME, OLD_FRAME = {"Sec-Fetch-Dest": "iframe"}, {"Referer": "http://blog.example/post"}
+
+
+def shared(published: Published) -> bool:
+    return Run.objects.get(pk=published.run.pk).shared_at is not None
+
+
+def test_no_crawler_and_no_preview_keeps_a_run(client: Client, published: Published) -> None:
+    """Whatever they follow: pinned links, pictures, citations, what oEmbed answers."""
+    at = f"/s/{published.sae.public_id}"
+    for rest in ("/0", "/0.json", "", "@r3", "@r3.json", "@r3/0", "@r3/0.json", "@r3/0/contexts", "@r3/0/embed",
+                 "@r3/0/card.png", "/0/cite", "/0/cite.json", "@r3/0/cite", "@r3/random"):  # fmt: skip
+        for headers in ({}, {**READER, "Sec-Purpose": "prefetch;prerender"}, {"Referer": f"http://testserver{at}"}):
+            client.get(at + rest, headers=headers)
+        client.head(at + rest, headers=READER)
+    client.get(f"/oembed?url=http://testserver{at}/0")
+    client.get(f"{at}@r3/0", headers=OLD_FRAME)  # a link on another site, which crawlers follow too
+    assert not shared(published)
+
+
+@pytest.mark.parametrize(
+    ("rest", "headers"),
+    [("@r3/0", READER), ("@r3", READER), ("@r3/0.json", READER), ("@r3/0/embed", FRAME), ("@r3/0/embed", OLD_FRAME),
+     ("/0/cite", READER)],
+)  # fmt: skip
+def test_a_run_whose_link_somebody_follows_is_kept(
+    client: Client, published: Published, rest: str, headers: dict[str, str]
 ) -> None:
-    for rest in ("/0", "/0.json", "", "/0/card.png"):
-        client.get(f"/s/{published.sae.public_id}{rest}")
-    assert Run.objects.get(pk=published.run.pk).shared_at is None
-    address = f"/s/{published.sae.public_id}"
-    client.get(f"/oembed?url=http://testserver{address}/0" if asked == "oembed" else address + asked)
+    client.get(f"/s/{published.sae.public_id}{rest}", headers=headers)
+    assert shared(published)
     first = Run.objects.get(pk=published.run.pk).shared_at
-    assert first is not None
-    client.get(f"{address}@r3/0")
+    client.get(pinned(published, ALIVE), headers=READER)
     assert Run.objects.get(pk=published.run.pk).shared_at == first
+
+
+@pytest.mark.parametrize("rest", ["/0/cite", "/0/cite.json", "@r3/0/cite.json"])
+def test_who_asks_for_a_citation_by_post_keeps_the_run(published: Published, rest: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    address = f"/s/{published.sae.public_id}{rest}"
+    before = client.get(address)
+    assert ("Keep this run" in before.content.decode()) == rest.endswith("cite")
+    after = client.post(address)
+    assert after.status_code == 200 and shared(published) and "Keep this run" not in after.content.decode()
+    again = client.get(address, headers={"If-None-Match": before["ETag"]})
+    assert rest.endswith(".json") or "Keep this run" not in again.content.decode()
+
+
+def test_a_program_with_a_token_that_opens_a_pinned_address_keeps_its_run(
+    client: Client, published: Published, django_user_model: Any
+) -> None:
+    user = django_user_model.objects.create_user("reader", password="a long one")
+    _, key = accounts.new_token(user, "notebook")
+    client.get(published.url(ALIVE, ".json"), headers={"Authorization": f"Bearer {key}"})
+    assert not shared(published)
+    client.get(pinned(published, ALIVE, ".json"), headers={"Authorization": f"Bearer {key}"})
+    assert shared(published)
 
 
 def test_a_name_with_a_run_leads_to_the_pinned_address(client: Client, published: Published) -> None:

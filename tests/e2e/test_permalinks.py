@@ -61,7 +61,7 @@ def test_a_pinned_link_goes_on_showing_the_same(
     run = computed(sae, dataset)
     index = next(i for i in range(sae.d_sae) if web.ask("GET", f"/s/{sae.public_id}/{i}.json")[2]["stats"]["max_act"])
     live, pinned = f"/s/{sae.public_id}/{index}", f"/s/{sae.public_id}@r{run.number}/{index}"
-    cited = web.ask("GET", f"{live}/cite.json?int=b3")[2]
+    cited = web.ask("POST", f"{live}/cite.json?int=b3")[2]
     assert cited["url"].endswith(f"{pinned}?int=b3")
     before, live_before = seen(web, pinned), web.ask("GET", f"{live}.json")[2]
     assert len(re.findall(rb'<li class="ctx"', before[""][1])) > 1
