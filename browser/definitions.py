@@ -44,6 +44,7 @@ ROWS = {
     "fvu": "MSE, FVU",
     "normalised_mse": "normalised MSE",
     "ce": "CE recovered",
+    "k_curve": "FVU against k",
     "basis_kurtosis": "basis kurtosis",
     "opposing": "opposing",
     "features_per_dimension": "features per dimension",

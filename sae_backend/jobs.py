@@ -182,7 +182,7 @@ def _figures(run: Run) -> dict[str, Any]:
         "latents": (now - run.computed_at).total_seconds() if run.computed_at else None,
     }
     return {
-        **fidelity.figures(latents.sums),
+        **fidelity.figures(latents.sums, sae.cfg),
         "contexts": run.n_contexts,
         "features_per_dimension": float(sae.W_dec.double().square().sum()) / sae.cfg.d_out,
         "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,

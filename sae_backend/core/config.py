@@ -82,5 +82,7 @@ class RunConfig:
     #: One context in so many is decoded for MSE and FVU.
     ce_contexts: int = 32
     #: Contexts, evenly spaced, on which the three cross-entropies are measured.
+    k_contexts: int = 16
+    #: Contexts, evenly spaced, that are reconstructed with other k than the SAE's own.
     max_l0: int = 4096
     #: A mean number of active latents per token beyond this stops the run: the checkpoint is read wrongly.

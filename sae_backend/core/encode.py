@@ -6,7 +6,8 @@ while the block is in cache; on an accelerator for as many tokens at once as a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,13 @@ class BlockEncoder:
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         latent, act = torch.cat([p.latent for p in parts]), torch.cat([p.act for p in parts])
         return Firings(indptr, latent, act, None if scale is None else scale[:, 0])
+
+    def with_k(self, k: int) -> BlockEncoder:
+        """The same pre-activations, of which the k largest fire, whatever the SAE's own k or thresholds."""
+        other = copy(self)
+        other.sae = replace(self.sae, cfg=replace(self.sae.cfg, architecture="topk", k=k), threshold=None)
+        other.plain_topk, other.thresholds = not self.sae.cfg.rank_by_decoder_norm, None
+        return other
 
     def _rows_at_once(self) -> int:
         return ROWS if self.in_cache else max(_FEWEST, min(8192, _DENSE[self.sae.device.type] // self.sae.cfg.d_sae))

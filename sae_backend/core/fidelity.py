@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sae_backend.core import k_curve
+from sae_backend.core.config import SaeConfig
 from sae_backend.core.language_model import LM
 
 _rotating = Lock()  # lanes ask for the same rotation at once
@@ -50,6 +52,8 @@ class Sums:
     basis_kurtosis: float = 0.0
     rotated_kurtosis: float = 0.0
     #: Σ over a sample of the kurtosis over the coordinates of x, and of x rotated at random.
+    k_curve: k_curve.Part = field(default_factory=dict)
+    #: Vectors that k_curve.py adds up.
 
     def add_l0(self, counts: npt.NDArray[np.int64]) -> None:
         self.tokens += len(counts)
@@ -85,13 +89,18 @@ def merged(parts: list[dict[str, Any]]) -> Sums:
                     out.l0[int(key)] = out.l0.get(int(key), 0) + n
             elif name == "total":
                 out.total = np.add(out.total, value).tolist() if out.total and value else (out.total or value)
+            elif name == "k_curve":
+                out.k_curve = k_curve.added(out.k_curve, value)
             else:
                 setattr(out, name, getattr(out, name) + value)
     return out
 
 
-def figures(sums: Sums) -> dict[str, Any]:
-    """The figures of a run's summary; None where undefined, or beyond what JSON can say."""
+def figures(sums: Sums, cfg: SaeConfig | None = None) -> dict[str, Any]:
+    """The figures of a run's summary; None where undefined, or beyond what JSON can say.
+
+    Without the SAE's configuration, all but what other k would give.
+    """
     return {
         "tokens": sums.tokens,
         "l0": sum(v * n for v, n in sums.l0.items()) / sums.tokens if sums.tokens else None,
@@ -99,6 +108,7 @@ def figures(sums: Sums) -> dict[str, Any]:
         **_errors(sums),
         "ce": _cross_entropy(sums),
         "basis_kurtosis": _basis(sums),
+        "k_curve": k_curve.figures(cfg, sums.k_curve) if cfg else None,
     }
 
 

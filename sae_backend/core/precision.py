@@ -23,7 +23,7 @@ def difference(
     firings_kept: the fraction of float32's firings that fire in cfg.dtype too; act: the median of |a - a32|/a32 over
     them; l0 and fvu: [in cfg.dtype, in float32].
     """
-    cfg = replace(cfg, fidelity_every=1, ce_contexts=0)
+    cfg = replace(cfg, fidelity_every=1, ce_contexts=0, k_contexts=0)
     rough = _firings(ContextPass(sae, lm, cfg, special), tokens)
     exact = _firings(ContextPass(sae, reference, replace(cfg, dtype="float32"), special), tokens)
     _, a, b = np.intersect1d(rough.place, exact.place, assume_unique=True, return_indices=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sae_backend.core import fidelity
+from sae_backend.core import fidelity, k_curve
 from sae_backend.core.activations import ActivationShard, Part, StoredShard, by_latent, gather
 from sae_backend.core.config import RunConfig
 from sae_backend.core.decoder import Decoder
@@ -38,6 +38,8 @@ class ContextPass:
     def __init__(self, sae: SparseAutoencoder, lm: LM, cfg: RunConfig, special: set[int]) -> None:
         self.sae, self.lm, self.cfg = sae, lm, cfg
         self.encoder = BlockEncoder(sae, getattr(torch, cfg.dtype))
+        self.ks = k_curve.ks(sae.cfg)
+        self.widest = self.encoder.with_k(self.ks[-1]) if self.ks else None
         self.special = np.array(sorted(special if not cfg.count_special else ()), np.int64)
         self.lanes = lanes(lm.device)
         self.size = cfg.batch_contexts  # halved for good when memory does not suffice
@@ -103,6 +105,8 @@ class ContextPass:
         context = np.arange(lo + a, lo + a + len(batch))
         self._errors(sums, ids, counted, hidden, firings, context % self.cfg.fidelity_every == 0)
         self._basis(sums, counted, hidden, context % (4 * self.cfg.fidelity_every) == 0)
+        if self.widest is not None:
+            self._k_curve(sums, ids, counted, hidden, _evenly(context, n_contexts, self.cfg.k_contexts), self.widest)
         spliced = _evenly(context, n_contexts, self.cfg.ce_contexts)
         for c in np.flatnonzero(spliced).tolist():  # one at a time: logits are [pos d_vocab]
             self._cross_entropy(sums, ids[c : c + 1], counted, c, there[c : c + 1], hidden, firings)
@@ -132,6 +136,17 @@ class ContextPass:
         """Add the basis kurtosis of the contexts `sampled` [batch]."""
         if sampled.any():
             sums.add_basis(hidden[_rows_of(sampled, counted).to(hidden.device)])
+
+    def _k_curve(
+        self, sums: fidelity.Sums, ids: torch.Tensor, counted: Bools, hidden: torch.Tensor, sampled: Bools,
+        widest: BlockEncoder,
+    ) -> None:  # fmt: skip
+        """Add the errors of the contexts `sampled` [batch] at every k, one at a time: no sum depends on the batch."""
+        for c in np.flatnonzero(sampled):
+            one = np.arange(len(sampled)) == c
+            x = hidden[_rows_of(one, counted).to(hidden.device)]
+            target = self._target(ids, counted, one, x)
+            sums.k_curve = k_curve.added(sums.k_curve, k_curve.part(self.sae, x, target, widest(x), self.ks))
 
     def _target(self, ids: torch.Tensor, counted: Bools, decoded: Bools, x: torch.Tensor) -> torch.Tensor:
         """What the SAE reconstructs: its input, or a transcoder's output hook point."""
