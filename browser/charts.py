@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from browser.axes import Tick
 from sae_backend.packing import N_INTERVALS, Histogram, Logits, bin_edges
 
 BARS_PER_BAND = 6
@@ -18,20 +19,6 @@ TAIL = 2.0  # standard deviations from which a logit effect counts as promoted o
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A label at `at` per cent of an axis."""
-
-    at: float
-    text: str
-    side: str = ""  # "s" or "e": aligned with the start or the end of the axis
-
-    @property
-    def y(self) -> float:
-        """Of a grid line, downwards."""
-        return round(100 - self.at, 2)
 
 
 @dataclass(frozen=True)

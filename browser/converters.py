@@ -21,7 +21,7 @@ class SaeConverter:
 class ChangeConverter(StringConverter):
     """What may be done with an SAE."""
 
-    regex = "rename|about|rerun|delete"
+    regex = "rename|about|series|rerun|delete"
 
 
 class KeepingConverter(StringConverter):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from browser.charts import Tick
+from browser.axes import Tick, ticks_between
 from browser.templatetags.latent_tags import density, thousands
 
 RARE = 1e-5  # latents of lower density are rare
@@ -68,7 +68,7 @@ def _density_lines(low: float, width: float, expected: float | None) -> list[Lin
 def _decades(low: float, high: float) -> list[Tick]:
     """Ticks at the whole powers of ten of a log10 axis; at 1, 2 and 5 of each where it is short."""
     if high - low <= 2:
-        return _ticks_between(low * math.log(10), high * math.log(10))
+        return ticks_between(low * math.log(10), high * math.log(10))
     powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
     every = 1 + (len(powers) - 1) // 9
     return [_tick(100 * (p - low) / (high - low), f"1e{p}") for p in powers if p % every == 0]
@@ -131,104 +131,6 @@ def _extent(places: Sequence[int], low: float, step: float) -> tuple[float, floa
     """The filled part of an axis and a margin of a tenth of a decade or a bin, whichever is more."""
     margin = max(0.1, step)
     return low + min(places) * step - margin, low + (max(places) + 1) * step + margin
-
-
-@dataclass(frozen=True)
-class Point:
-    """An SAE on the frontier."""
-
-    l0: float
-    fvu: float
-    mark: str  # class of _mark.html
-    name: str
-    line: str  # marks with the same line are joined
-    url: str
-    x: float = 0
-    y: float = 0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Marks of one architecture and width, joined."""
-
-    mark: str
-    name: str
-    path: str
-    end: Point
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """FVU against L0, both logarithmic, of the SAEs at one hook point on one data set."""
-
-    key: str
-    model: str
-    hook: str
-    dataset: str
-    points: list[Point]
-    curves: list[Curve]
-    xticks: list[Tick]
-    yticks: list[Tick]
-
-    @property
-    def families(self) -> list[tuple[str, str]]:
-        """Class and name of each architecture drawn, for the legend."""
-        return sorted({(p.mark, p.line.rpartition(" ")[0]) for p in self.points})
-
-
-def frontier(place: tuple[str, str, str], points: list[Point]) -> Frontier:
-    x0, x1 = _log_span([p.l0 for p in points])
-    y0, y1 = _log_span([p.fvu for p in points])
-    placed = [_place(p, x0, x1, y0, y1) for p in sorted(points, key=lambda p: (p.line, p.l0))]
-    xticks, yticks = _octaves_between(x0, x1), _ticks_between(y0, y1)
-    return Frontier(" ".join(place), *place, placed, _curves(placed), xticks, yticks)
-
-
-def _log_span(values: Sequence[float]) -> tuple[float, float]:
-    """The logarithms of the least and greatest, with room for a mark beyond each."""
-    low, high = math.log(min(values)), math.log(max(values))
-    margin = max(0.08 * (high - low), 0.12)
-    return low - margin, high + margin
-
-
-def _place(p: Point, x0: float, x1: float, y0: float, y1: float) -> Point:
-    x = 100 * (math.log(p.l0) - x0) / (x1 - x0)
-    y = 100 * (math.log(p.fvu) - y0) / (y1 - y0)
-    return Point(p.l0, p.fvu, p.mark, p.name, p.line, p.url, round(x, 2), round(y, 2))
-
-
-def _curves(points: Sequence[Point]) -> list[Curve]:
-    lines: dict[str, list[Point]] = {}
-    for point in points:
-        lines.setdefault(point.line, []).append(point)
-    joined = [(name, members) for name, members in lines.items() if len(members) > 1]
-    return [
-        Curve(members[0].mark, name, " ".join(f"{p.x},{100 - p.y:.2f}" for p in members), members[-1])
-        for name, members in joined
-    ]
-
-
-def _ticks_between(low: float, high: float) -> list[Tick]:
-    """Round numbers 1, 2, 5 × 10^n within a natural-log span, and some between where those are too few."""
-    decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
-    for steps in ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
-        ticks = _at([k * 10.0**n for n in decades for k in steps], low, high)
-        if len(ticks) > 2:
-            break
-    return ticks
-
-
-def _octaves_between(low: float, high: float) -> list[Tick]:
-    """Powers of two, as k is chosen, or round numbers where the span holds fewer than two of them."""
-    octaves = range(math.floor(low / math.log(2)), math.ceil(high / math.log(2)) + 1)
-    ticks = _at([2.0**n for n in octaves], low, high)
-    return ticks if len(ticks) > 1 else _ticks_between(low, high)
-
-
-def _at(values: Sequence[float], low: float, high: float) -> list[Tick]:
-    """Ticks of those values that lie within a natural-log span."""
-    inside = [v for v in values if low <= math.log(v) <= high]
-    return [Tick(round(100 * (math.log(v) - low) / (high - low), 2), f"{v:g}") for v in inside]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,24 @@ class RenameForm(forms.Form):
     name = forms.CharField(label="Name", max_length=200)
 
 
+class SeriesForm(forms.Form):
+    """Which checkpoint of a training it is."""
+
+    series = forms.CharField(
+        label="Series", max_length=200, required=False,
+        help_text="The same name for all checkpoints of one training; none takes it out of its series.",
+    )  # fmt: skip
+    step = forms.IntegerField(
+        label="Step", min_value=0, max_value=2**62, required=False, help_text="Of training: batches or tokens."
+    )
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean() or {}
+        if said.get("series") and said.get("step") is None and not self.errors:
+            self.add_error("step", "Give the step too: it says where in its series this one stands.")
+        return said
+
+
 class AboutForm(forms.Form):
     """What people say of an SAE; nothing is computed from it."""
 

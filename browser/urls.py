@@ -7,7 +7,20 @@ from django.urls import path, re_path, register_converter
 from django.views.generic import RedirectView
 
 from browser.converters import ChangeConverter, KeepingConverter, SaeConverter
-from browser.views import accounts, imports, latents, management, runs, saes, search, sharing, site, sources, uploads
+from browser.views import (
+    accounts,
+    frontier,
+    imports,
+    latents,
+    management,
+    runs,
+    saes,
+    search,
+    sharing,
+    site,
+    sources,
+    uploads,
+)
 
 register_converter(SaeConverter, "sae")
 register_converter(ChangeConverter, "change")
@@ -21,6 +34,9 @@ urlpatterns = [
     path("random", latents.random_anywhere, name="random"),
     path("saes.json", saes.sae_list_json, name="home_json"),
     path("saes.csv", saes.sae_list_csv, name="home_csv"),
+    path("frontier", frontier.detail, name="frontier"),
+    path("frontier.json", frontier.as_json, name="frontier_json"),
+    path("frontier.csv", frontier.as_csv, name="frontier_csv"),
     path("s/<sae:ref>", saes.sae_detail, name="sae_detail"),
     path("s/<sae:ref>.json", saes.sae_json, name="sae_json"),
     path("s/<sae:ref>/latents.json", saes.sae_latents_json, name="sae_latents_json"),

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from sae_backend import locks, queue, runs, slugs
+from sae_backend import locks, queue, runs, series, slugs
 from sae_backend.core.config import RunConfig
 from sae_backend.models import RESUMABLE, UNFINISHED, Dataset, DeletedSae, FormerSlug, Run, Sae
 
@@ -116,11 +116,13 @@ def delete(sae: Sae) -> DeletedSae:
         locks.one_at_a_time("sae")  # nobody imports it meanwhile
         list(sae.runs.select_for_update())  # runs before their SAE: the order in which a publication locks them
         sae = Sae.objects.select_for_update().get(pk=sae.pk)
-        left = _what_is_left(sae)
+        left, others = _what_is_left(sae), list(series.members(sae).exclude(pk=sae.pk)[:1])
         sae.imports.update(sae=None, run=None)
         Sae.objects.filter(pk=sae.pk).update(current_run=None)
         sae.runs.all().delete()
         sae.delete()
+        for other in others:
+            series.changed(other)
         queue.clean()
     return left
 

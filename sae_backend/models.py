@@ -77,6 +77,9 @@ class Sae(models.Model):
     metadata = models.JSONField(default=dict)  # what the checkpoint says of itself
     about = models.JSONField(default=dict)  # what people say of it: abouts.FIELDS
     path = models.CharField(max_length=1000)  # of the checkpoint among the files that workers share
+    series = models.CharField(max_length=200, blank=True, default="")  # of checkpoints in training: series.py
+    step = models.BigIntegerField(null=True)  # of training, in its series
+    series_at = models.DateTimeField(null=True)  # when anything that pages show of its series last changed
     current_run = models.ForeignKey("Run", models.SET_NULL, null=True, related_name="+")
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="saes")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -88,6 +91,14 @@ class Sae(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class SeriesCosine(models.Model):
+    """How far the decoder directions of a checkpoint in a series are from the final one's."""
+
+    sae = models.OneToOneField(Sae, models.CASCADE, related_name="series_cosine")
+    final = models.ForeignKey(Sae, models.CASCADE, related_name="+")
+    cos = models.BinaryField()  # d_sae little-endian float32, NaN where a row is zero
 
 
 class FormerSlug(models.Model):
@@ -239,6 +250,8 @@ class SaeImport(models.Model):
     dataset = models.ForeignKey(Dataset, models.PROTECT, null=True)  # compute a run on it once imported
     max_tokens = models.BigIntegerField(null=True)  # of the dataset; null is all
     options = models.JSONField(default=dict)  # corrections of what the files say: core.detected.OPTIONS
+    series = models.CharField(max_length=200, blank=True, default="")  # as given; "" takes what names tell
+    step = models.BigIntegerField(null=True)
     go_on = models.BooleanField(default=False)  # import once a check finds nothing wrong, without asking
     report = models.JSONField(default=dict)  # what the check found: see intake/checking.py
     state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)

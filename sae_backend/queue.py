@@ -88,6 +88,11 @@ def clean() -> None:
     transaction.on_commit(lambda: _sent(tasks.clean))
 
 
+def align(sae_id: int) -> None:
+    """Have a worker compare the checkpoints of an SAE's series, once the current transaction is committed."""
+    transaction.on_commit(lambda: _sent(tasks.align_series, sae_id))
+
+
 # ---- what people ask for, and what was lost ----------------------------------------------------------
 
 

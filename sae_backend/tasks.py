@@ -58,6 +58,13 @@ def clean() -> None:
 
 
 @app.task(**AGAIN)
+def align_series(sae_id: int) -> None:
+    from sae_backend import aligning
+
+    aligning.align(sae_id)
+
+
+@app.task(**AGAIN)
 def publish_run(run_id: int) -> None:
     from sae_backend import jobs
 

@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 from django.http import QueryDict
 from django.urls import reverse
 
-from browser import plots
+from browser import frontier_chart
+from browser.frontier_chart import Place
 from browser.queries.progress import Progress
 from browser.queries.runs import unfinished
 from browser.queries.saes import all_saes
@@ -196,8 +197,8 @@ class SaeList:
     """The home page."""
 
     models: list[Model]
-    frontiers: list[plots.Frontier]  # hook points with at least two measured SAEs
-    frontier: plots.Frontier | None
+    frontiers: list[frontier_chart.Frontier]  # hook points with at least two measured SAEs
+    frontier: frontier_chart.Frontier | None
     running: list[Progress]
     failed_imports: int
     waiting_imports: int
@@ -317,17 +318,26 @@ def _sorted(rows: list[SaeRow], sort: str) -> list[SaeRow]:
     return measured + [row for row in rows if key(row) is None]
 
 
-def _frontiers(found: list[SaeRow]) -> list[plots.Frontier]:
+def _frontiers(found: list[SaeRow]) -> list[frontier_chart.Frontier]:
     """One chart for each model, hook point and data set with two measured SAEs or more."""
-    by_place: dict[tuple[str, str, str], list[plots.Point]] = {}
+    by_place: dict[Place, list[frontier_chart.Point]] = {}
     for row in found:
         if row.l0 and row.fvu and row.sae.current_run:
-            place = (row.sae.lm.name, row.sae.hook_name, row.sae.current_run.dataset.name)
+            dataset = row.sae.current_run.dataset
+            place = Place(row.sae.lm.name, hooks_of(row.sae), dataset.name, dataset.ctx_len)
             by_place.setdefault(place, []).append(_point(row))
-    return [plots.frontier(place, points) for place, points in by_place.items() if len(points) > 1]
+    fvu = frontier_chart.METRICS["fvu"]
+    return [frontier_chart.frontier(place, fvu, points) for place, points in by_place.items() if len(points) > 1]
 
 
-def _point(row: SaeRow) -> plots.Point:
+def hooks_of(sae: Sae) -> str:
+    """What it reads and, of a transcoder, what it writes."""
+    return f"{sae.hook_name} → {sae.hook_name_out}" if sae.hook_name_out else sae.hook_name
+
+
+def _point(row: SaeRow) -> frontier_chart.Point:
     url = reverse("sae_detail", args=[row.sae.public_id])
     line = f"{ARCHITECTURES.get(row.sae.architecture, row.sae.architecture)} {row.sae.d_sae}"
-    return plots.Point(row.l0 or 0, row.fvu or 0, row.mark, row.sae.name, line, url)
+    mse = row.summary.get("normalised_mse")
+    says = frontier_chart.in_words(row.l0, row.fvu, mse, row.ce_recovered, row.dead)
+    return frontier_chart.Point(row.l0 or 0, row.fvu or 0, row.mark, row.sae.name, line, url, says)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from django.urls import reverse
 
 from browser.errors import RunNotFound
-from browser.sae_forms import AboutForm, DeleteForm, RenameForm, RerunForm
+from browser.sae_forms import AboutForm, DeleteForm, RenameForm, RerunForm, SeriesForm
 from sae_backend.managing import DROPPABLE
 from sae_backend.models import UNFINISHED, Run, Sae
 
@@ -62,6 +62,10 @@ class SaeSettings:
         return self.forms.get("about") or AboutForm.of(self.sae.about)
 
     @property
+    def series(self) -> SeriesForm:
+        return self.forms.get("series") or SeriesForm(initial={"series": self.sae.series, "step": self.sae.step})
+
+    @property
     def rerun(self) -> RerunForm:
         return self.forms.get("rerun") or RerunForm(self.sae)
 
@@ -111,4 +115,7 @@ def run_of(sae: Sae, number: int) -> Run:
 def card(sae: Sae) -> dict[str, Any]:
     """What of an SAE can be changed, for programs."""
     url = reverse("sae_detail", args=[sae.public_id])
-    return {"id": sae.public_id, "name": sae.name, "slug": sae.slug, "about": sae.about, "url": url}
+    return {
+        "id": sae.public_id, "name": sae.name, "slug": sae.slug, "about": sae.about, "series": sae.series, "step": sae.step,
+        "url": url,
+    }  # fmt: skip

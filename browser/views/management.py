@@ -16,8 +16,8 @@ from browser import bodies, pages
 from browser.permissions import may_change
 from browser.queries import runs, sae_settings, saes
 from browser.queries.sae_settings import SaeRefusal
-from browser.sae_forms import AboutForm, DeleteForm, RenameForm, RerunForm
-from sae_backend import managing
+from browser.sae_forms import AboutForm, DeleteForm, RenameForm, RerunForm, SeriesForm
+from sae_backend import managing, series
 from sae_backend.managing import ManagingError
 from sae_backend.models import Sae
 from sae_backend.store import StoreError
@@ -37,7 +37,7 @@ def sae_settings_page(request: HttpRequest, ref: str) -> HttpResponse:
 @require_POST
 @never_cache
 def sae_change(request: HttpRequest, ref: str, action: str, as_json: bool = False) -> HttpResponse:
-    """Rename, describe, compute again or delete, as a form or a JSON body says."""
+    """Rename, describe, put into a series, compute again or delete, as a form or a JSON body says."""
     sae = saes.find(ref.partition("@")[0])
     if not may_change(request.user, sae):
         return _refused(request, sae, as_json)
@@ -81,7 +81,7 @@ def _said(request: HttpRequest) -> Mapping[str, Any]:
 
 
 def _form(action: str, sae: Sae, said: Mapping[str, Any]) -> forms.Form:
-    plain = {"rename": RenameForm, "about": AboutForm}
+    plain = {"rename": RenameForm, "about": AboutForm, "series": SeriesForm}
     of_sae = {"rerun": RerunForm, "delete": DeleteForm}
     return plain[action](said) if action in plain else of_sae[action](sae, said)
 
@@ -97,7 +97,12 @@ def _done(request: HttpRequest, sae: Sae, action: str, said: dict[str, Any], as_
     if action == "delete":
         managing.delete(sae)
         return pages.as_json({"deleted": sae.public_id}) if as_json else redirect("sae_detail", sae.public_id)
-    managing.rename(sae, said["name"]) if action == "rename" else managing.describe(sae, said)
+    change = {
+        "rename": lambda: managing.rename(sae, said["name"]),
+        "series": lambda: series.assign(sae, said["series"], said["step"]),
+        "about": lambda: managing.describe(sae, said),
+    }
+    change[action]()
     if as_json:
         return pages.as_json({"sae": sae_settings.card(sae)})
     return redirect("sae_settings", sae.public_id)

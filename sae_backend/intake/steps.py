@@ -172,10 +172,15 @@ def _move(row: SaeImport, before: Iterable[str], to: str, **fields: Any) -> None
 _DONE: dict[str, str] = {State.CHECKING: "checked", State.QUEUED: "started"}
 
 
-def ask(name: str, source: Path, lm: LanguageModel, dataset: Dataset | None, options: dict[str, Any]) -> SaeImport:
+def ask(
+    name: str, source: Path, lm: LanguageModel, dataset: Dataset | None, options: dict[str, Any],
+    series: str = "", step: int | None = None,
+) -> SaeImport:  # fmt: skip
     """Queue the import of a file or folder of this host; where workers are on others, they are given its files."""
     with transaction.atomic():  # nobody begins before the files are there
-        row = SaeImport.objects.create(name=name, source=str(source), lm=lm, dataset=dataset, options=options)
+        row = SaeImport.objects.create(
+            name=name, source=str(source), lm=lm, dataset=dataset, options=options, series=series, step=step
+        )
         shared = storage.current()
         if shared.shared:
             _share(shared, receiving.folder(row), source)

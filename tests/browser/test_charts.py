@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from browser import charts, plots
+from browser import charts
 from browser.figures import decimals, ordinal, percentile
 from sae_backend.packing import N_INTERVALS, Logits
 from tests.browser.latent_rows import histogram_of
@@ -111,10 +111,3 @@ def test_figures_are_worded() -> None:
         "100th",
     ]
     assert [decimals(top) for top in (0.0, 0.0482, 0.482, 4.82, 48.2, 482.0, 4820.0)] == [1, 4, 3, 2, 1, 0, 0]
-
-
-def test_the_frontiers_axes_have_ticks_people_think_in() -> None:
-    points = [plots.Point(l0, fvu, "k1", str(l0), "TopK 1024", "/") for l0, fvu in ((16, 0.14), (32, 0.065))]
-    drawn = plots.frontier(("lm", "hook", "text"), points)
-    assert [tick.text for tick in drawn.xticks] == ["16", "32"]
-    assert len(drawn.yticks) > 2

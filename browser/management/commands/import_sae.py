@@ -23,14 +23,19 @@ class Command(BaseCommand):
         parser.add_argument("--name", help="what pages call it; default: the name of the file or folder")
         parser.add_argument("--hook-name", help="TransformerLens spelling, where the file does not say")
         parser.add_argument("--k", type=int, help="latents kept per token, where the file does not say")
+        parser.add_argument("--series", default="", help="of checkpoints in training that it is one of; with --step")
+        parser.add_argument("--step", type=int, help="of training, where names do not say")
         parser.add_argument("--no-wait", action="store_true", help="return at once; the jobs page shows progress")
 
     def handle(self, *args: Any, **options: Any) -> None:
         path = options["path"].resolve()
         lm = _named(LanguageModel.objects.all(), "language model", options["model"])
         overrides = {k: options[k] for k in ("hook_name", "k") if options[k] is not None}
+        if bool(options["series"]) != (options["step"] is not None):
+            raise CommandError("--series and --step go together: the name of the series, and the step of this one")
+        of_series = options["series"], options["step"]
         try:
-            row = intake.ask(options["name"] or path.stem, path, lm, _dataset(options), overrides)
+            row = intake.ask(options["name"] or path.stem, path, lm, _dataset(options), overrides, *of_series)
         except (intake.IntakeError, StorageError) as error:
             raise CommandError(str(error)) from error
         if options["no_wait"]:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from browser.management.progress import follow
-from sae_backend import intake
+from sae_backend import intake, series
 from sae_backend.models import Dataset, LanguageModel, Run, SaeImport
 from sae_backend.storage import StorageError
 
@@ -26,6 +26,10 @@ SAES: tuple[tuple[str, dict[str, str]], ...] = (  # the tour's first
 )
 
 
+SERIES = "resid_post_2_topk32_4096"
+STEPS = {SERIES: 2929, f"{SERIES} step_00087": 87, f"{SERIES} step_00878": 878}  # of 2,048 tokens
+
+
 class Command(BaseCommand):
     help = "Load the demo and compute it through the workers."
 
@@ -40,6 +44,9 @@ class Command(BaseCommand):
             lm, dataset = self._text(options["tokens"])
         imports = [self._import(path, extra, lm, dataset) for path, extra in SAES[: options["saes"]]]
         follow([row.pk for row in imports], self.stdout)
+        for row in SaeImport.objects.filter(pk__in=[row.pk for row in imports], sae__isnull=False, name__in=STEPS):
+            if row.sae and row.sae.step != STEPS[row.name]:
+                series.assign(row.sae, SERIES, STEPS[row.name])
 
     def _text(self, tokens: int) -> tuple[LanguageModel, Dataset]:
         from sae_backend.core.language_model import LanguageModelError
