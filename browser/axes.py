@@ -33,7 +33,7 @@ class Axis:
     def of(cls, values: Sequence[float], log: bool = True) -> Axis:
         """Around some values, positive where it is logarithmic, with room for a mark beyond each end."""
         low, high = (math.log(end(values)) if log else end(values) for end in (min, max))
-        margin = max(0.08 * (high - low), 0.12 if log else 0.02 * max(abs(high), 1e-9))
+        margin = max(0.08 * (high - low), 0.12) if log else 0.08 * (high - low) or 0.02 * abs(high) or 1.0
         return cls(low - margin, high + margin, log)
 
     def place(self, value: float) -> float:

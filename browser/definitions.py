@@ -46,6 +46,7 @@ ROWS = {
     "ce": "CE recovered",
     "k_curve": "FVU against k",
     "basis_kurtosis": "basis kurtosis",
+    "training": "cosine to the final direction",
     "opposing": "opposing",
     "features_per_dimension": "features per dimension",
 }

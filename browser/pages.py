@@ -55,7 +55,7 @@ def version_of(sae: Sae) -> str:
     return hashlib.sha256(f"{version()}/{sae.name}".encode()).hexdigest()[:12]
 
 
-def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: int = 0) -> HttpResponse:
+def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], more: object = 0) -> HttpResponse:
     """Build a page that a live run (and `more`) decides, or answer 304 to whoever has it already.
 
     It is asked for every time: its head names who is logged in, and its style sheets change with the site.

@@ -19,6 +19,7 @@ from browser.views import (
     sharing,
     site,
     sources,
+    training,
     uploads,
 )
 
@@ -51,6 +52,10 @@ urlpatterns = [
     path("s/<sae:ref>/<int:index>/cite.json", sharing.latent_cite_json, name="latent_cite_json"),
     path("s/<sae:ref>/<int:index>/embed", sharing.latent_embed, name="latent_embed"),
     path("s/<sae:ref>/<int:index>/card.png", sharing.latent_card, name="latent_card"),
+    path("s/<sae:ref>/training", training.sae, name="sae_training"),
+    path("s/<sae:ref>/training.json", training.sae_json, name="sae_training_json"),
+    path("s/<sae:ref>/<int:index>/training", training.latent, name="latent_training"),
+    path("s/<sae:ref>/<int:index>/training.json", training.latent_json, name="latent_training_json"),
     path("s/<sae:ref>/settings", management.sae_settings_page, name="sae_settings"),
     path("s/<sae:ref>/runs/<int:number>/<keeping:action>", management.run_keep, name="run_keep"),
     path(

@@ -16,8 +16,10 @@ from django.utils.safestring import SafeString
 
 from browser import charts, figures, pages
 from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part, weakest
+from browser.queries import training
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
+from browser.queries.training import LatentTraining
 from browser.tokens import Vocabulary, chip, chips
 from sae_backend import packing
 from sae_backend.models import Run
@@ -141,6 +143,7 @@ class LatentPage:
     opposing: list[Neighbour]
     nearest_live: int | None  # the nearest latent that fired
     nearest_live_cos: float | None
+    training: LatentTraining | None = None  # of an SAE in a series
 
     @property
     def address(self) -> str:
@@ -293,6 +296,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         opposing=opposing,
         nearest_live=values["nearest_live"],
         nearest_live_cos=values["nearest_live_cos"],
+        training=training.latent(resolved, index),
     )
 
 

@@ -116,6 +116,6 @@ def card(sae: Sae) -> dict[str, Any]:
     """What of an SAE can be changed, for programs."""
     url = reverse("sae_detail", args=[sae.public_id])
     return {
-        "id": sae.public_id, "name": sae.name, "slug": sae.slug, "about": sae.about, "series": sae.series, "step": sae.step,
-        "url": url,
+        "id": sae.public_id, "name": sae.name, "slug": sae.slug, "about": sae.about,
+        "series": sae.series, "step": sae.step, "url": url,
     }  # fmt: skip

@@ -23,8 +23,9 @@ def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
         return redirect("sae_detail", ref)
     view = View.of(request.GET)
     return pages.of_run(
-        request, resolved.run, lambda: pages.show(request, latent_page.page(resolved, index, view))
-    )
+        request, resolved.run, lambda: pages.show(request, latent_page.page(resolved, index, view)),
+        resolved.sae.series_at,
+    )  # fmt: skip
 
 
 @require_safe

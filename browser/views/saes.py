@@ -53,7 +53,7 @@ def sae_detail(request: HttpRequest, ref: str) -> HttpResponse:
         return _progress(request, waiting)
     newer = saes.newer_run(resolved)
     page = lambda: _detail(request, sae_page.page(resolved, _filter(request), newer))  # noqa: E731
-    return pages.of_run(request, resolved.run, page, newer.pk if newer else 0)
+    return pages.of_run(request, resolved.run, page, (newer.pk if newer else 0, resolved.sae.series_at))
 
 
 def _detail(request: HttpRequest, page: sae_page.SaePage) -> HttpResponse:

@@ -51,7 +51,8 @@ def published(transactional_db: None) -> dict[str, sae_rows.Stats]:
     """Three SAEs of one hook point and one of another."""
     made = {}
     for name, l0, fvu, d_sae, more in (
-        ("sparse", 8.0, 0.14, 300, {}), ("wide", 8.0, 0.12, 600, {}), ("worse", 16.0, 0.13, 300, {"architecture": "jumprelu"}),
+        ("sparse", 8.0, 0.14, 300, {}), ("wide", 8.0, 0.12, 600, {}),
+        ("worse", 16.0, 0.13, 300, {"architecture": "jumprelu"}),
         ("elsewhere", 4.0, 0.5, 300, {"hook_name": "blocks.0.hook_resid_post"}),
     ):  # fmt: skip
         figures = {**sae_rows.FIGURES, "l0": l0, "fvu": fvu, "k_curve": CURVE if name == "sparse" else None}
@@ -91,7 +92,8 @@ def test_other_k_are_in_the_table_the_json_and_the_csv(client: Client, published
     assert '<th class="num" scope="col">16</th>' in client.get("/frontier").content.decode()
     rows = list(csv.DictReader(client.get("/frontier.csv").content.decode().splitlines()))
     assert [(r["name"], r["at_k"], r["fvu"], r["pareto"]) for r in rows] == [
-        ("sparse", "", "0.14", "0"), ("sparse", "1", "0.6", ""), ("sparse", "8", "0.14", ""), ("sparse", "16", "0.2", ""),
+        ("sparse", "", "0.14", "0"), ("sparse", "1", "0.6", ""), ("sparse", "8", "0.14", ""),
+        ("sparse", "16", "0.2", ""),
         ("wide", "", "0.12", "1"), ("worse", "", "0.13", "0"),
     ]  # fmt: skip
 

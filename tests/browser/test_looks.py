@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from sae_backend import managing, runs
+from sae_backend.models import Sae, SeriesCosine
 from tests.browser import latent_rows, run_rows, sae_rows
 from tests.browser.latent_rows import ALIVE, DEAD, RARE
 from tests.looking import Looking
@@ -60,6 +62,23 @@ def test_the_lists_of_saes_and_of_latents(looking: Looking, live_server: object)
         ("home", "/"), ("sae", f"/s/{published.sae.public_id}"), ("definitions", "/statistics"),
         ("sae-filtered", f"/s/{published.sae.public_id}?token=moon&by=skewness&from=-9&sort=-skewness&dmin=x"),
         ("sae-empty", f"/s/{published.sae.public_id}?token=nothing"),
+    ):  # fmt: skip
+        looking.open(f"{live_server}{path}", name)
+
+
+def test_the_frontier_and_an_sae_in_training(looking: Looking, live_server: object) -> None:
+    curve = {"k": 8, "tokens": 64, "points": [[k, k, 0.9 / k, 0.5 / k] for k in (1, 2, 4, 8, 16)]}
+    for step in (90, 900, 3000):
+        name, figures = f"step {step}", {**sae_rows.FIGURES, "fvu": 30 / step, "k_curve": curve}
+        new = sae_rows.new_sae(name, slug=f"step-{step}", series="a training", step=step)
+        published = sae_rows.publish(new, figures, seed=step)
+    cos = np.linspace(-0.2, 1, new.d_sae).astype("<f4").tobytes()
+    for earlier in Sae.objects.exclude(pk=new.pk):
+        SeriesCosine.objects.create(sae=earlier, final=new, cos=cos)
+    at = published.sae.public_id
+    for name, path in (
+        ("frontier", f"/frontier?sae={at}"), ("frontier-ce", "/frontier?metric=ce&k=0"),
+        ("training", f"/s/{at}/training"), ("latent-training", f"/s/{at}/42/training"),
     ):  # fmt: skip
         looking.open(f"{live_server}{path}", name)
 
