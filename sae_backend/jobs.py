@@ -291,14 +291,16 @@ def _found_or_created(
         return _same_lm(known, lm), False
     name = slugs.distinct(row.name or source.name)
     hub = {"source": row.report["hub"]} if row.report.get("hub") else {}
-    return Sae.objects.create(
+    sae = Sae.objects.create(
         sha256=digest, name=name, slug=slugs.free(name, digest), lm=lm, hook_name=hook_name, owner=row.owner,
         hook_name_out=loaded.cfg.hook_name_out or "", architecture=loaded.cfg.architecture,
         format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae,
         k=loaded.cfg.k,
         metadata={**loaded.cfg.metadata, **hub, "overrides": row.options}, path=_keep(source, digest),
         **_in_series(row),
-    ), True  # fmt: skip
+    )  # fmt: skip
+    series.changed(sae)
+    return sae, True
 
 
 def _in_series(row: SaeImport) -> dict[str, Any]:
