@@ -1,4 +1,4 @@
-"""The picture of a latent that other programs show beside a link to it: one PNG, drawn here, in fonts kept here."""
+"""The picture of a latent or an SAE that other programs show beside a link to it: one PNG, in fonts kept here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Line:
 class Facts:
     """All that a card says."""
 
-    index: int
+    title: str  # a latent's index, an SAE's name
     id: str
     of: str  # language model, hook point and SAE
     strongest: tuple[str, ...]
@@ -53,6 +53,7 @@ class Facts:
     bars: tuple[float, ...]  # heights of the histogram, per cent
     lines: tuple[Line, ...]
     note: str  # where there are no lines
+    accent: float = 0.1  # share of the bars, from the right, that are amber as on the page
 
 
 @lru_cache(maxsize=256)
@@ -87,14 +88,20 @@ def has_glyph(character: str) -> bool:
     return character == " " or bytes(font.getmask(character)) != bytes(font.getmask(_NO_GLYPH))
 
 
+def fitted(title: str) -> str:
+    """As much of a title as there is room for: every letter is as wide."""
+    most = int((WIDTH - 2 * _MARGIN) // _font(64).getlength("0"))
+    return title if len(title) <= most else title[: most - 1] + "…"
+
+
 def _head(pen: ImageDraw.ImageDraw, facts: Facts) -> None:
     for i in range(9):
         left, top = _MARGIN + 11 * (i % 3), 52 + 11 * (i // 3)
         pen.ellipse((left, top, left + 8, top + 8), _ACT if i in (1, 8) else _LINE)
     pen.text((_MARGIN + 46, 67), "latents", _INK, _font(26, mono=False), anchor="lm")
     pen.text((WIDTH - _MARGIN, 67), facts.id, _FAINT, _font(22), anchor="rm")
-    pen.text((_MARGIN, 150), str(facts.index), _INK, _font(64), anchor="ls")
-    x: float = _MARGIN + pen.textlength(str(facts.index), _font(64)) + 36
+    pen.text((_MARGIN, 150), facts.title, _INK, _font(64), anchor="ls")
+    x: float = _MARGIN + pen.textlength(facts.title, _font(64)) + 36
     for token in facts.strongest:
         x = _chip(pen, x, token)
     pen.text((_MARGIN, 198), _fitting(pen, facts.of, _font(24, mono=False)), _FAINT, _font(24, mono=False), anchor="ls")
@@ -127,14 +134,14 @@ def _figures(pen: ImageDraw.ImageDraw, facts: Facts) -> None:
 
 
 def _histogram(pen: ImageDraw.ImageDraw, facts: Facts) -> None:
-    """On a logarithmic axis of counts, the strongest tenth in amber as on the page."""
+    """On a logarithmic axis of counts."""
     base, height = 410, 90
     pen.line((_MARGIN, base, WIDTH - _MARGIN, base), _BAR)
     width = (WIDTH - 2 * _MARGIN) / max(1, len(facts.bars))
     for i, share in enumerate(facts.bars):
         if share > 0:
             x = _MARGIN + i * width
-            strongest = i >= 0.9 * len(facts.bars)
+            strongest = i >= (1 - facts.accent) * len(facts.bars)
             pen.rectangle((x + 1, base - height * share / 100, x + width - 2, base), _ACT if strongest else _BAR)
 
 

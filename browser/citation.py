@@ -21,22 +21,23 @@ _TEX = {
 
 @dataclass(frozen=True)
 class Citation:
-    """One latent of one run, said so that others find the same numbers and contexts."""
+    """One run of an SAE, or one latent of it, said so that others find the same numbers and contexts."""
 
     resolved: ResolvedSae
-    index: int
+    index: int | None  # None for the whole SAE
     url: str  # pinned to the run, with the view that was on the screen
-    embed: str  # the address of the embed
+    embed: str = ""  # the address of the embed; an SAE has none
 
     @property
     def id(self) -> str:
-        return f"sae:{self.resolved.pin}/{self.index}"
+        return f"sae:{self.resolved.pin}" + ("" if self.index is None else f"/{self.index}")
 
     @property
     def title(self) -> str:
         sae = self.resolved.sae
         of = ", ".join(_line(part) for part in (sae.lm.name, sae.hook_name, sae.name))
-        return f"Latent {self.index} of sae:{sae.public_id} ({of})"
+        what = "Sparse autoencoder" if self.index is None else f"Latent {self.index} of"
+        return f"{what} sae:{sae.public_id} ({of})"
 
     @property
     def when(self) -> datetime:
@@ -59,7 +60,8 @@ class Citation:
             "note": _tex(self.note),
         }
         lines = [f"  {name:<5} = {{{value}}}" for name, value in fields.items()]
-        return "\n".join([f"@misc{{sae-{self.resolved.sae.public_id}-{self.index},", ",\n".join(lines), "}"])
+        key = "-".join(["sae", self.resolved.sae.public_id, *([] if self.index is None else [str(self.index)])])
+        return "\n".join([f"@misc{{{key},", ",\n".join(lines), "}"])
 
     @property
     def plain(self) -> str:
@@ -71,8 +73,8 @@ class Citation:
         return f"[{words}]({self.url})"
 
     def as_json(self) -> dict[str, str]:
-        said = {name: getattr(self, name) for name in ("id", "title", "url", "bibtex", "plain", "markdown", "embed")}
-        return {**said, "html": self.html}
+        said = {name: getattr(self, name) for name in ("id", "title", "url", "bibtex", "plain", "markdown")}
+        return said if self.index is None else {**said, "embed": self.embed, "html": self.html}
 
     @property
     def html(self) -> SafeString:

@@ -55,6 +55,11 @@ def citation(request: HttpRequest, resolved: ResolvedSae, index: int, view: View
     return Citation(resolved, index, url + view.query(), embed + view.query(context="", layout="kwic"))
 
 
+def sae_citation(request: HttpRequest, resolved: ResolvedSae, query: str = "") -> Citation:
+    """How an SAE's run is cited, with its table as it is sorted and filtered now."""
+    return Citation(resolved, None, absolute(request, "sae_detail", resolved.pin) + query)
+
+
 def picture(request: HttpRequest, resolved: ResolvedSae, index: int) -> str:
     """The address of a latent's card; with another version of the site or name it is another picture and address."""
     return f"{absolute(request, 'latent_card', resolved.pin, index)}?v={pages.version_of(resolved.sae)}"

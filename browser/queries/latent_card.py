@@ -25,7 +25,7 @@ def facts(resolved: ResolvedSae, index: int) -> Facts:
     latent, words, sae = stored(resolved, index), vocabulary(resolved.sae.lm), resolved.sae
     lines = _lines(resolved, latent, words)
     return Facts(
-        index,
+        str(index),
         f"sae:{resolved.pin}",
         " ".join(" / ".join((sae.lm.name, sae.hook_name, sae.name)).split()),  # one line, whatever people call it
         tuple(_chip(words.text(t)) for t in latent.strongest),
@@ -38,7 +38,7 @@ def facts(resolved: ResolvedSae, index: int) -> Facts:
 
 def _chip(text: str) -> str:
     """With its leading space marked, as chips on pages have it."""
-    return _drawable(f"·{text[1:]}" if text.startswith(" ") else text)
+    return drawable(f"·{text[1:]}" if text.startswith(" ") else text)
 
 
 def _figures(latent: Stored) -> tuple[tuple[str, str], ...]:
@@ -80,7 +80,7 @@ def _line(e: Example, words: Vocabulary, top: float) -> Line | None:
     if not _readable(texts):
         return None
     steps = [level(act, top) for act in e.acts[lo:hi].tolist()]
-    pieces = tuple(Piece(_drawable(t), step) for t, step in zip(texts, steps, strict=True))
+    pieces = tuple(Piece(drawable(t), step) for t, step in zip(texts, steps, strict=True))
     return Line(pieces[: e.peak - lo], pieces[e.peak - lo :])
 
 
@@ -91,5 +91,6 @@ def _readable(texts: Sequence[str]) -> bool:
     return not direction(text) and missing <= len(text) // 20
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
+    """The text with a square for what the font has not got."""
     return "".join(c if has_glyph(c) else "\N{WHITE SQUARE}" for c in text.translate(_SIGNS))

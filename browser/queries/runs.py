@@ -161,6 +161,12 @@ def page(pk: int) -> RunPage:
     return RunPage(progress, log, stall.why(progress) if progress.stalled else "", brought, among)
 
 
+def whole_log(pk: int) -> str:
+    """Every line of a job's log, each with its moment in UTC and its level."""
+    job = page(pk).progress.run
+    return "".join(f"{line.at:%Y-%m-%d %H:%M:%S} {line.level} {line.text}\n" for line in job.log.order_by("pk"))
+
+
 def listing(state: str = "", staff: bool = False) -> RunList:
     """Unfinished jobs, the latest finished ones, and imports that are not done; or only some of them."""
     state = state if state in CHOICES else ""

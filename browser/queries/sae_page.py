@@ -10,7 +10,7 @@ from django.db import connection
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from browser import plots
+from browser import pages, plots
 from browser.errors import TooSlow
 from browser.queries import latent_list
 from browser.queries.columns import BY_NAME, COLUMNS, INDEX, SHOWN, Column
@@ -179,6 +179,17 @@ class SaePage:
     def opposing(self) -> dict[str, int | None]:
         counts = self.summary.get("opposing") or {}
         return {"seven": counts.get("-0.7"), "nine": counts.get("-0.9")}
+
+    @property
+    def picture(self) -> str:
+        """The address of its card; another version of the site, or name, another."""
+        return f"{reverse('sae_card', args=[self.resolved.pin])}?v={pages.version_of(self.sae)}"
+
+    @property
+    def says(self) -> str:
+        """The SAE in one sentence, for whoever sees only a link to it."""
+        measured = "" if self.summary.get("fvu") is None else f"; FVU {self.summary['fvu']:.3f}"
+        return f"{self.sae.d_sae:,} latents at {self.sae.hook_name} of {self.sae.lm.name}{measured}."
 
     @property
     def run_number(self) -> str:

@@ -80,6 +80,13 @@ def run_json(request: HttpRequest, pk: int) -> HttpResponse:
     return pages.as_json(job(request, pk).as_json())
 
 
+@require_safe
+@never_cache
+def run_log(request: HttpRequest, pk: int) -> HttpResponse:
+    """All that the job's workers have written down, as plain text."""
+    return HttpResponse(runs.whole_log(pk), content_type="text/plain; charset=utf-8")
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def run_steer(request: HttpRequest, pk: int, action: str) -> HttpResponse:

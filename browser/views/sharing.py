@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -13,8 +15,9 @@ from browser import card, links, pages
 from browser.citation import Citation
 from browser.errors import NotFound
 from browser.queries import latent_card as cards
-from browser.queries import latent_page, saes
+from browser.queries import latent_page, sae_card, saes
 from browser.queries import oembed as answers
+from browser.queries.latent_list import read_filter
 from browser.queries.latent_page import View
 from browser.queries.latent_share import CitePage, EmbedPage
 from browser.queries.saes import ResolvedSae
@@ -42,6 +45,19 @@ def latent_cite_json(request: HttpRequest, ref: str, index: int) -> HttpResponse
     if request.method == "POST":
         return pages.as_json(citation.as_json())
     return pages.kept(request, resolved, lambda: pages.as_json(citation.as_json()))
+
+
+@csrf_exempt
+@require_http_methods(["GET", "HEAD", "POST"])
+def sae_cite(request: HttpRequest, ref: str, as_json: bool = False) -> HttpResponse:
+    """The same for a whole SAE."""
+    resolved = links.opened(request, ref)
+    citation = links.sae_citation(request, resolved, read_filter(request.GET.dict()).query(after=None))
+    if request.method == "POST" or links.by_reader(request):
+        managing.share(resolved.run)
+    page = CitePage(citation, kept=resolved.run.shared_at is not None)
+    build = lambda: pages.as_json(citation.as_json()) if as_json else pages.show(request, page)  # noqa: E731
+    return build() if request.method == "POST" else pages.of_run(request, resolved.run, build, int(page.kept))
 
 
 def _cited(request: HttpRequest, ref: str, index: int) -> tuple[ResolvedSae, Citation]:
@@ -82,11 +98,22 @@ def _embed(request: HttpRequest, ref: str, index: int) -> HttpResponse:
 def latent_card(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     """The picture of a latent for whoever shows a link to it; one that names its version may be kept a year."""
     resolved = saes.resolve(ref)  # previews ask for it, of pages that nobody has read
+    return _drawn(request, resolved, lambda: cards.facts(resolved, index))
+
+
+@require_safe
+def sae_picture(request: HttpRequest, ref: str) -> HttpResponse:
+    """The same of an SAE."""
+    resolved = saes.resolve(ref)
+    return _drawn(request, resolved, lambda: sae_card.facts(resolved))
+
+
+def _drawn(request: HttpRequest, resolved: ResolvedSae, facts: Callable[[], card.Facts]) -> HttpResponse:
     age = YEAR if request.GET.get("v") == pages.version_of(resolved.sae) else pages.DAY
 
     def build() -> HttpResponse:
         try:
-            return HttpResponse(card.draw(cards.facts(resolved, index)), content_type="image/png")
+            return HttpResponse(card.draw(facts()), content_type="image/png")
         except card.BusyError:
             return HttpResponse("Other pictures are being drawn.", "text/plain", 503, headers={"Retry-After": "5"})
 

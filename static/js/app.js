@@ -55,7 +55,7 @@ const cite = async link => {
     if (!reply.ok) throw new Error(reply.statusText);
     const said = new DOMParser().parseFromString(await reply.text(), "text/html").getElementById("cite-body");
     const close = el("form", { method: "dialog", className: "right" }, el("button", { className: "btn", textContent: "Close" }));
-    said.lastElementChild.append(close);
+    [...said.querySelectorAll(".row")].pop().append(close);
     const box = el("dialog", { id: "cite", onclose: () => box.remove() }, said);
     box.setAttribute("aria-labelledby", "cite-h");
     document.body.append(box); box.showModal();
@@ -65,7 +65,7 @@ const cite = async link => {
 const pinned = location.pathname.match(/^(\/s\/[^/]+@r\d+)(\/\d+)?$/);
 if (pinned) {
   const gestures = ["pointerdown", "keydown", "wheel", "touchstart"];
-  const keep = () => { gestures.forEach(g => removeEventListener(g, keep)); fetch(`${pinned[1]}${pinned[2] || "/0"}/cite.json`, { method: "POST" }).catch(() => {}); };
+  const keep = () => { gestures.forEach(g => removeEventListener(g, keep)); fetch(`${pinned[1]}${pinned[2] || ""}/cite.json`, { method: "POST" }).catch(() => {}); };
   gestures.forEach(g => addEventListener(g, keep, { passive: true }));
 }
 document.addEventListener("click", ev => {
@@ -121,18 +121,25 @@ const poll = async part => {
     const reply = await fetch(part.dataset.poll, { headers: { Accept: "text/html" } });
     if (reply.ok) {
       next = el("template", { innerHTML: await reply.text() }).content.firstElementChild;
-      const log = $(".log", part), follow = !log || log.scrollTop + log.clientHeight > log.scrollHeight - 24, at = log?.scrollTop;
+      const log = $(".log", part), at = log?.scrollTop, follows = $("[data-follow]", part)?.checked ?? true;
+      const follow = !log || (follows && log.scrollTop + log.clientHeight > log.scrollHeight - 24);
       const focused = part.contains(document.activeElement) && document.activeElement.id;
       part.replaceWith(next);
       if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
       if ("reload" in next.dataset) return location.reload();
       const fresh = $(".log", next);
       if (fresh) fresh.scrollTop = follow ? fresh.scrollHeight : at;
+      $$("[data-follow]", next).forEach(box => { box.checked = follow; });
     }
   } catch { toast("No answer from the server; trying again"); }
   if (next.dataset.poll) setTimeout(poll, +next.dataset.every || 2000, next);
 };
 $$("[data-poll]").forEach(part => setTimeout(poll, +part.dataset.every || 2000, part));
+/* the end of a log is in view as long as nobody scrolls up or says so */
+document.addEventListener("change", ev => {
+  if (!ev.target.matches("[data-follow]") || !ev.target.checked) return;
+  const log = $(".log", ev.target.closest("section")); log.scrollTop = log.scrollHeight;
+});
 $$(".log").forEach(log => { log.scrollTop = log.scrollHeight; });
 
 /* ---- keyboard -------------------------------------------------------------------------------- */

@@ -40,6 +40,18 @@ def test_nothing_yet(client: Client) -> None:
     assert "none is up: start one" in page
 
 
+def test_the_whole_log_is_there_as_plain_text(client: Client) -> None:
+    run = sae_rows.new_run(sae_rows.new_sae())
+    for i in range(400):
+        states.log(run.pk, f"line <{i}>", "warning" if i else "info")
+    response = client.get(f"/jobs/{run.pk}/log")
+    lines = response.content.decode().splitlines()
+    assert response["Content-Type"] == "text/plain; charset=utf-8" and lines[-1].endswith(" warning line <399>")
+    assert sum("line <" in line for line in lines) == 400
+    assert f'href="/jobs/{run.pk}/log"' in get(client, f"/jobs/{run.pk}")
+    assert client.get("/jobs/99999/log").status_code == 404
+
+
 def test_a_run_goes_through_its_stages(client: Client) -> None:
     run = sae_rows.new_run(sae_rows.new_sae())
     assert stages(client, run) == ["current", "todo", "todo", "todo"]

@@ -45,6 +45,18 @@ def test_a_citation_names_the_run_and_keeps_the_view(client: Client, published: 
     assert said["url"] in page and "&lt;iframe src=" in page and "<iframe" not in page
 
 
+def test_an_sae_is_cited_with_its_run_and_the_order_of_its_table(client: Client, published: Published) -> None:
+    said = client.post(f"/s/{published.sae.public_id}/cite.json?sort=-kurtosis&nonsense=1").json()
+    assert said["url"] == f"http://testserver/s/{published.sae.public_id}@r3?sort=-kurtosis"
+    assert said["id"] == f"sae:{published.sae.public_id}@r3" and "embed" not in said and shared(published)
+    assert said["bibtex"].startswith(f"@misc{{sae-{published.sae.public_id},\n  title = {{Sparse autoencoder sae:")
+    page = client.get(f"/s/{published.sae.public_id}/cite").content.decode()
+    assert "Cite this SAE" in page and "iframe" not in page and f'/s/{published.sae.public_id}@r3' in page
+    assert client.get("/s/abcdef123456/cite").status_code == 404
+    home = client.get(f"/s/{published.sae.public_id}").content.decode()
+    assert f'href="/s/{published.sae.public_id}/cite" rel="nofollow" data-cite' in home
+
+
 def test_a_name_breaks_neither_bibtex_nor_pages(client: Client, published: Published) -> None:
     rename(published, NASTY)
     said = client.get(published.url(ALIVE, "/cite.json")).json()
@@ -96,6 +108,18 @@ def test_a_card_is_a_picture_of_the_size_that_is_asked_for(
     assert url.startswith(f"http://testserver{pinned(published, index, '/card.png')}?v=")
     assert client.get(url)["Cache-Control"] == "public, max-age=31536000, immutable"
     assert client.get(published.url(999, "/card.png")).status_code == 404
+
+
+def test_an_sae_has_a_card_too(client: Client, published: Published) -> None:
+    page = client.get(f"/s/{published.sae.public_id}").content.decode()
+    (url,) = re.findall(r'<meta property="og:image" content="([^"]*)">', page)
+    assert url.startswith(f"http://testserver/s/{published.sae.public_id}@r3/card.png?v=")
+    response = client.get(url)
+    assert Image.open(BytesIO(response.content)).size == (card.WIDTH, card.HEIGHT) and not shared(published)
+    assert response["Cache-Control"] == "public, max-age=31536000, immutable"
+    rename(published, "月 two\nlines " + "long " * 30)
+    again = client.get(f"/s/{published.sae.public_id}/card.png")
+    assert again.status_code == 200 and again.content != response.content
 
 
 def test_whoever_asks_for_a_card_while_others_are_drawn_is_told_to_come_again(
@@ -193,7 +217,8 @@ def test_no_crawler_and_no_preview_keeps_a_run(client: Client, published: Publis
     """Whatever they follow: pinned links, pictures, citations, what oEmbed answers."""
     at = f"/s/{published.sae.public_id}"
     for rest in ("/0", "/0.json", "", "@r3", "@r3.json", "@r3/0", "@r3/0.json", "@r3/0/contexts", "@r3/0/embed",
-                 "@r3/0/card.png", "/0/cite", "/0/cite.json", "@r3/0/cite", "@r3/random"):  # fmt: skip
+                 "@r3/0/card.png", "/0/cite", "/0/cite.json", "@r3/0/cite", "@r3/random", "/cite",
+                 "@r3/cite.json"):  # fmt: skip
         for headers in ({}, {**READER, "Sec-Purpose": "prefetch;prerender"}, {"Referer": f"http://testserver{at}"}):
             client.get(at + rest, headers=headers)
         client.head(at + rest, headers=READER)

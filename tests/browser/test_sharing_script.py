@@ -69,6 +69,15 @@ def test_cite_opens_a_dialog_copies_bibtex_and_keeps_the_run(
     expect(page.locator("dialog#cite")).to_have_count(0)
 
 
+def test_an_sae_is_cited_in_a_dialog_too(page: Page, live_server: object, published: Published) -> None:
+    page.goto(f"{live_server}/s/{published.sae.public_id}?sort=-kurtosis")
+    page.click("a[data-cite]")
+    expect(page.locator("dialog#cite h1")).to_have_text("Cite this SAE")
+    expect(page.locator("dialog#cite pre")).to_contain_text("@r3?sort=-kurtosis}")
+    page.click("dialog#cite button:has-text('Close')")
+    expect(page.locator("dialog#cite")).to_have_count(0)
+
+
 def test_another_site_shows_the_embed_that_was_copied_and_no_other_page(
     page: Page, live_server: object, published: Published, elsewhere: dict[str, str]
 ) -> None:
