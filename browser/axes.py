@@ -61,9 +61,9 @@ def _even(axis: Axis) -> list[Tick]:
 
 
 def ticks_between(low: float, high: float) -> list[Tick]:
-    """Round numbers 1, 2, 5 × 10^n within a natural-log span, and some between where those are too few."""
+    """Powers of ten within a natural-log span, and round numbers between where those are too few."""
     decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
-    for steps in ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
+    for steps in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
         ticks = at([k * 10.0**n for n in decades for k in steps], low, high)
         if len(ticks) > 2:
             break
@@ -73,4 +73,9 @@ def ticks_between(low: float, high: float) -> list[Tick]:
 def at(values: Sequence[float], low: float, high: float) -> list[Tick]:
     """Ticks of those values that lie within a natural-log span."""
     inside = [v for v in values if low <= math.log(v) <= high]
-    return [Tick(round(100 * (math.log(v) - low) / (high - low), 2), f"{v:g}") for v in inside]
+    return [Tick(round(100 * (math.log(v) - low) / (high - low), 2), _text(v)) for v in inside]
+
+
+def _text(value: float) -> str:
+    """0.002, but 5e-4: labels stay narrow."""
+    return f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")

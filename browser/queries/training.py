@@ -165,7 +165,13 @@ class SeriesPage:
 
     @property
     def cosines(self) -> Fan | None:
-        return fan([(s.sae.step or 0, s.cos) for s in self.steps if s.cos], log=False)
+        known = [(s.sae.step or 0, s.cos) for s in self.steps if s.cos]
+        return fan([*known, (self.final.sae.step or 0, [1.0] * len(CENTILES))], log=False) if known else None
+
+    @property
+    def changed(self) -> list[Step]:
+        """Steps by which latents were born or died."""
+        return [s for s in self.steps if s.born or s.died]
 
     def as_json(self) -> dict[str, Any]:
         sae = self.resolved.sae

@@ -15,7 +15,7 @@ from browser.queries.training import LatentTraining
 @require_safe
 @never_cache
 def sae(request: HttpRequest, ref: str) -> HttpResponse:
-    return pages.show(request, training.page(links.opened(ref)))
+    return pages.show(request, training.page(links.opened(request, ref)))
 
 
 @require_safe
@@ -27,17 +27,17 @@ def sae_json(request: HttpRequest, ref: str) -> HttpResponse:
 @require_safe
 @never_cache
 def latent(request: HttpRequest, ref: str, index: int) -> HttpResponse:
-    return pages.show(request, _latent(ref, index))
+    return pages.show(request, _latent(request, ref, index))
 
 
 @require_safe
 @never_cache
 def latent_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
-    return pages.as_json(_latent(ref, index).as_json())
+    return pages.as_json(_latent(request, ref, index).as_json())
 
 
-def _latent(ref: str, index: int) -> LatentTraining:
-    resolved = links.opened(ref)
+def _latent(request: HttpRequest, ref: str, index: int) -> LatentTraining:
+    resolved = links.opened(request, ref)
     found = training.latent(resolved, index)
     if found is None:
         raise NotFound("There is no series", f"{resolved.sae.name} is not among several checkpoints of one training.")

@@ -79,6 +79,7 @@ def test_the_frontier_and_an_sae_in_training(looking: Looking, live_server: obje
     for name, path in (
         ("frontier", f"/frontier?sae={at}"), ("frontier-ce", "/frontier?metric=ce&k=0"),
         ("training", f"/s/{at}/training"), ("latent-training", f"/s/{at}/42/training"),
+        ("latent-in-series", f"/s/{at}/42"),
     ):  # fmt: skip
         looking.open(f"{live_server}{path}", name)
 
