@@ -11,10 +11,11 @@ const [x0, x1] = numbers(host.dataset.x), [y0, y1] = numbers(host.dataset.y);
 const clamp = v => Math.min(1, Math.max(0, v));
 
 /* ---- drawing --------------------------------------------------------------------------------- */
-const VERTEX = `attribute vec3 p; uniform float ratio;
-void main() { gl_Position = vec4(p.xy * 2. - 1., 0., 1.); gl_PointSize = p.z * ratio; }`;
-const FRAGMENT = `precision mediump float; uniform vec4 ink;
-void main() { vec2 d = gl_PointCoord - .5; if (dot(d, d) > .25) discard; gl_FragColor = ink; }`;
+const VERTEX = `attribute vec4 p; uniform float ratio; varying float opacity;
+void main() { gl_Position = vec4(p.xy * 2. - 1., 0., 1.); gl_PointSize = p.z * ratio; opacity = p.w; }`;
+const FRAGMENT = `precision mediump float; uniform vec3 ink; varying float opacity;
+void main() { vec2 d = gl_PointCoord - .5; if (dot(d, d) > .25) discard; gl_FragColor = vec4(ink * opacity, opacity); }`;
+const EACH = 4; // numbers of a point: its place, size and opacity
 const compiled = (gl, kind, source) => { const s = gl.createShader(kind); gl.shaderSource(s, source); gl.compileShader(s); return s; };
 const program = (gl, points) => {
   const made = gl.createProgram();
@@ -22,24 +23,28 @@ const program = (gl, points) => {
   gl.linkProgram(made); gl.useProgram(made);
   gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer()); gl.bufferData(gl.ARRAY_BUFFER, points, gl.STATIC_DRAW);
   const p = gl.getAttribLocation(made, "p");
-  gl.enableVertexAttribArray(p); gl.vertexAttribPointer(p, 3, gl.FLOAT, false, 0, 0);
+  gl.enableVertexAttribArray(p); gl.vertexAttribPointer(p, EACH, gl.FLOAT, false, 0, 0);
   gl.enable(gl.BLEND); gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
   return made;
 };
-const OPACITY = .5;
+const OPACITY = .5; // of a latent
 const withGl = (gl, points) => {
   const made = program(gl, points);
   return (rgb, ratio) => {
     gl.viewport(0, 0, gl.canvas.width, gl.canvas.height); gl.clear(gl.COLOR_BUFFER_BIT);
     gl.uniform1f(gl.getUniformLocation(made, "ratio"), ratio);
-    gl.uniform4f(gl.getUniformLocation(made, "ink"), ...rgb.map(c => c / 255 * OPACITY), OPACITY);
-    gl.drawArrays(gl.POINTS, 0, points.length / 3);
+    gl.uniform3f(gl.getUniformLocation(made, "ink"), ...rgb.map(c => c / 255));
+    gl.drawArrays(gl.POINTS, 0, points.length / EACH);
   };
 };
 const without = (flat, points) => (rgb, ratio) => { // no WebGL here: squares instead
   const { width, height } = flat.canvas;
-  flat.clearRect(0, 0, width, height); flat.fillStyle = `rgb(${rgb} / ${OPACITY})`;
-  for (let i = 0; i < points.length; i += 3) flat.fillRect(points[i] * width - ratio * points[i + 2] / 2, (1 - points[i + 1]) * height - ratio * points[i + 2] / 2, ratio * points[i + 2], ratio * points[i + 2]);
+  flat.clearRect(0, 0, width, height); flat.fillStyle = `rgb(${rgb})`;
+  for (let i = 0; i < points.length; i += EACH) {
+    const size = ratio * points[i + 2];
+    flat.globalAlpha = points[i + 3];
+    flat.fillRect(points[i] * width - size / 2, (1 - points[i + 1]) * height - size / 2, size, size);
+  }
 };
 const painter = (canvas, points) => {
   const gl = canvas.getContext("webgl", { antialias: false });
@@ -61,15 +66,16 @@ const filter = (from, to) => {
     ["kmin", at(Math.min(from.y, to.y), y0, y1)], ["kmax", at(Math.max(from.y, to.y), y0, y1)]]) query.set(key, value);
   location.href = `${location.pathname}?${query}#latents`;
 };
-const shares = data => { // each point's place in the box, from its lower left, and its size
-  const points = new Float32Array(3 * data.x.length);
-  data.x.forEach((x, i) => points.set([(x - x0) / (x1 - x0), (data.y[i] - y0) / (y1 - y0), data.binned ? 3 + 2 * Math.log10(data.count[i]) : 4], 3 * i));
+const shares = data => { // each point's place in the box, from its lower left; a bin is larger and darker the more it holds
+  const points = new Float32Array(EACH * data.x.length), most = Math.log(data.count.reduce((a, b) => Math.max(a, b), 2));
+  const look = n => data.binned ? [4 + 2 * Math.log(n) / most, .4 + .6 * Math.log(n) / most] : [4, OPACITY];
+  data.x.forEach((x, i) => points.set([(x - x0) / (x1 - x0), (data.y[i] - y0) / (y1 - y0), ...look(data.count[i])], EACH * i));
   return points;
 };
 const named = (data, i) => data.count[i] > 1 ? `${data.count[i]} latents` : `latent ${data.index[i]}`;
 const said = (data, i) => `${named(data, i)}, density ${bound(data.x[i]).toExponential(1)}, kurtosis ${bound(data.y[i])}`;
 const opened = (data, points, i) => {
-  const w = data.cell / 2 / (x1 - x0), h = data.cell / 2 / (y1 - y0), x = points[3 * i], y = points[3 * i + 1];
+  const w = data.cell / 2 / (x1 - x0), h = data.cell / 2 / (y1 - y0), x = points[EACH * i], y = points[EACH * i + 1];
   if (data.count[i] === 1) location.href = host.dataset.latent.replace(/\d+$/, data.index[i]);
   else filter({ x: x - w, y: y - h }, { x: x + w, y: y + h });
 };
@@ -84,17 +90,17 @@ const interact = (canvas, data, points) => {
   const nearest = (p, within) => {
     const { width, height } = canvas.getBoundingClientRect();
     let best = -1, least = within * within;
-    for (let i = 0; i < points.length; i += 3) {
+    for (let i = 0; i < points.length; i += EACH) {
       const dx = (points[i] - p.x) * width, dy = (points[i + 1] - p.y) * height, far = dx * dx + dy * dy;
-      if (far < least) { least = far; best = i / 3; }
+      if (far < least) { least = far; best = i / EACH; }
     }
     return best;
   };
   const point = i => {
     hit = i; ring.hidden = tip.hidden = i < 0; canvas.style.cursor = i < 0 ? "crosshair" : "pointer";
     if (i < 0) return;
-    place(ring, points[3 * i], points[3 * i + 1]); place(tip, points[3 * i], points[3 * i + 1]);
-    tip.textContent = said(data, i); tip.classList.toggle("l", points[3 * i] > .5);
+    place(ring, points[EACH * i], points[EACH * i + 1]); place(tip, points[EACH * i], points[EACH * i + 1]);
+    tip.textContent = said(data, i); tip.classList.toggle("l", points[EACH * i] > .5);
   };
   const frame = () => {
     range.hidden = !from;
