@@ -69,7 +69,12 @@ _OPPOSING = _Definition(
 _NEAREST_LIVE = _Definition(
     "nearest_live_cos", "Nearest live cos", "Largest cosine with the decoder row of another latent that fired"
 )
-DEAD_STRIP = (_DENSITY, *_DECODER, _NEAREST_LIVE, _OPPOSING)
+_MARGIN = _Definition(
+    "margin",
+    "Margin",
+    "How far above what a token asks of it its pre-activation came at best; below 0 it missed",
+)
+DEAD_STRIP = (_DENSITY, _MARGIN, *_DECODER, _NEAREST_LIVE, _OPPOSING)
 SHAPE = (
     _Definition("std_act", "Standard deviation", "Over the tokens where it fires"),
     _Definition("skewness", "Skewness", "Over the tokens where it fires"),
@@ -81,6 +86,7 @@ SHAPE = (
         "Kurtosis about zero",
         "E[a⁴] / E[a²]² over all counted tokens: mostly restates density",
     ),
+    _MARGIN,
 )
 DEAD_WEIGHTS = (
     _Definition(
@@ -91,7 +97,8 @@ DEAD_WEIGHTS = (
     ),
     _Definition("logit_kurtosis", "Logit effect, kurtosis", "m4 / m2² over the vocabulary: a Gaussian has 3"),
 )
-WEIGHTS = (_NEAREST_LIVE, _OPPOSING, *DEAD_WEIGHTS)
+_THRESHOLD = _Definition("threshold", "Threshold", "The activation from which it fires")
+WEIGHTS = (_THRESHOLD, _NEAREST_LIVE, _OPPOSING, *DEAD_WEIGHTS)
 
 
 def figures(
@@ -101,14 +108,15 @@ def figures(
     return [
         Figure(mark_safe(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column))
         for d in definitions
+        if d is not _THRESHOLD or row[d.column] is not None  # most architectures have none
     ]
 
 
 def _rank(quantiles: Mapping[str, Any], row: Mapping[str, Any], column: str) -> int | None:
-    """None for the density of a dead latent, which is below all of them."""
-    return (
-        None if column == "density" and not row["firings"] else percentile(quantiles.get(column), row[column])
-    )
+    """None for the density and margin of a dead latent, which are below all of them."""
+    if column in ("density", "margin") and not row["firings"]:
+        return None
+    return percentile(quantiles.get(column), row[column])
 
 
 def percentile(quantiles: Sequence[float] | None, value: float | None) -> int | None:

@@ -186,6 +186,7 @@ def _figures(run: Run) -> dict[str, Any]:
     return {
         **fidelity.figures(latents.sums, sae.cfg),
         "contexts": run.n_contexts,
+        "sample_tokens": latents.sample(),
         "features_per_dimension": float(sae.W_dec.double().square().sum()) / sae.cfg.d_out,
         "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,
         "dtype": kept.config_of(run).dtype,

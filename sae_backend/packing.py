@@ -24,6 +24,10 @@ EXAMPLES = np.dtype([("version", "u1"), ("width", "u1"), ("n", "<u2"), ("scale",
 HISTOGRAM = np.dtype([("version", "u1"), ("_", "u1"), ("first", "<i2"), ("bins", "<u2"), ("intervals", "<u2")])
 LOGITS = np.dtype([("version", "u1"), ("_", "u1"), ("m", "<u2"), ("bins", "<u2"), ("low", "<f4"), ("high", "<f4")])
 NEIGHBOURS = np.dtype([("version", "u1"), ("_", "u1"), ("m", "<u2")])
+MISSES = np.dtype([("version", "u1"), ("n", "u1"), ("_", "2u1")])
+COFIRING = np.dtype(
+    [("version", "u1"), ("m", "u1"), ("nearest", "u1"), ("opposing", "u1"), ("tokens", "<u4"), ("own", "<u4")]
+)
 VOCABULARY = np.dtype([("version", "u1"), ("_", "3u1"), ("n", "<u4")])
 
 Array = npt.NDArray[Any]
@@ -71,6 +75,34 @@ class Neighbours:
     nearest_cos: npt.NDArray[np.float32]
     opposing: npt.NDArray[np.uint32]  # [m] latents, smallest cosine first
     opposing_cos: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Misses:
+    """The tokens at which a latent that never fired came closest to it, one a context, the closest first."""
+
+    context: npt.NDArray[np.uint32]
+    peak: npt.NDArray[np.uint16]
+    margin: npt.NDArray[np.float32]  # by how much it missed, below 0, in units of activations
+
+
+@dataclass(frozen=True)
+class Together:
+    """Firings of a latent and of others on the same sampled tokens."""
+
+    tokens: int  # in the sample
+    own: int  # firings of the latent
+    latent: npt.NDArray[np.uint32]  # [m] those of largest Jaccard index, largest first
+    both: npt.NDArray[np.uint32]  # tokens on which both fire
+    firings: npt.NDArray[np.uint32]  # tokens on which the other fires
+    nearest: npt.NDArray[np.uint32]  # as `both`, of the nearest decoders, as Neighbours has them
+    nearest_firings: npt.NDArray[np.uint32]
+    opposing: npt.NDArray[np.uint32]
+    opposing_firings: npt.NDArray[np.uint32]
+
+    def jaccard(self, both: int, firings: int) -> float | None:
+        """Tokens on which both fire over those on which either does; None where the latent fires on none."""
+        return both / (self.own + firings - both) if self.own else None
 
 
 class _Reader:
@@ -125,6 +157,24 @@ def unpack_neighbours(blob: bytes) -> Neighbours:
     m = int(r.head["m"])
     near, far = r.take("<u4", m), r.take("<u4", m)
     return Neighbours(near, r.take("<f4", m), far, r.take("<f4", m))
+
+
+def unpack_misses(blob: bytes | None) -> Misses | None:
+    """None of a run of before they were kept, and of latents that fired."""
+    if not blob:
+        return None
+    r = _Reader(blob, MISSES)
+    n = int(r.head["n"])
+    return Misses(r.take("<u4", n), r.take("<u2", n), r.take("<f4", n))
+
+
+def unpack_cofiring(blob: bytes | None) -> Together | None:
+    """None of a run of before it was counted."""
+    if not blob:
+        return None
+    r = _Reader(blob, COFIRING)
+    sizes = [int(r.head[name]) for name in ("m", "m", "m", "nearest", "nearest", "opposing", "opposing")]
+    return Together(int(r.head["tokens"]), int(r.head["own"]), *(r.take("<u4", n) for n in sizes))
 
 
 def token_dtype(d_vocab: int) -> str:

@@ -50,6 +50,7 @@ class Latent(models.Model):
     kurtosis = models.FloatField(null=True)
     kurtosis_all = models.FloatField(null=True)
     kurtosis_zero = models.FloatField(null=True)
+    margin = models.FloatField(null=True)
     decoder_norm = models.FloatField()
     b_enc = models.FloatField(null=True)
     encoder_decoder_cos = models.FloatField(null=True)
@@ -58,6 +59,7 @@ class Latent(models.Model):
     nearest_live_cos = models.FloatField(null=True)
     opposing_cos = models.FloatField(null=True)
     dimensionality = models.FloatField(null=True)
+    threshold = models.FloatField(null=True)
     logit_std = models.FloatField(null=True)
     logit_skewness = models.FloatField(null=True)
     logit_kurtosis = models.FloatField(null=True)
@@ -79,6 +81,8 @@ class LatentPage(models.Model):
     histogram = models.BinaryField()
     logits = models.BinaryField()
     neighbours = models.BinaryField()
+    misses = models.BinaryField(null=True)  # empty for a latent that fired
+    cofiring = models.BinaryField(null=True)
 
     class Meta:
         managed = False

@@ -73,12 +73,15 @@ def latents(table: str, run_id: int, result: LatentShard) -> None:
 
 def pages(table: str, run_id: int, result: LatentShard) -> None:
     """The packed columns of a shard: what a latent's page shows whole."""
-    with copy(table, ["run_id", "index", "examples", "histogram", "logits", "neighbours"]) as out:
+    names = ["examples", "histogram", "logits", "neighbours", "misses", "cofiring"]
+    with copy(table, ["run_id", "index", *names]) as out:
         columns = (
             packed.examples(result.examples),
             packed.histograms(result.histograms),
             packed.logits(result.logits),
             packed.neighbours(result.neighbours),
+            packed.misses(result.misses) if result.misses else _nothing(result),
+            packed.cofiring(result.cofiring) if result.cofiring else _nothing(result),
         )
         _send(out, [*_key(run_id, result), *(part for c in columns for part in _octets(c))], 2 + len(columns))
 
@@ -130,6 +133,11 @@ def _arrays(ids: npt.NDArray[np.int64]) -> Ragged:
     words[:, 2], words[:, 3], words[:, 4], words[:, 5] = 0, _INT4, n, 1
     words[:, 6::2], words[:, 7::2] = 4, ids
     return kept(words, column < np.where(n, 6 + 2 * n, 4)[:, None])
+
+
+def _nothing(result: LatentShard) -> packed.Parts:
+    """Empty values, as of latents that have nothing to say."""
+    return (fixed(np.zeros((result.hi - result.lo, 0), np.uint8)),)
 
 
 def _octets(parts: packed.Parts) -> packed.Parts:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_backend.core.ragged import Ragged, join
-from sae_backend.packing import VERSION, Examples, Histogram, Logits, Neighbours
+from sae_backend.packing import VERSION, Examples, Histogram, Logits, Misses, Neighbours, Together
 
 EXAMPLES = struct.Struct("<BBHf")  # version, bytes per position, examples, scale
 HISTOGRAM = struct.Struct("<BxhHH")  # version, first bin, bins, intervals
@@ -62,3 +62,15 @@ def pack_neighbours(x: Neighbours) -> bytes:
     ids = octets("<u4", x.nearest) + octets("<u4", x.opposing)
     cosines = octets("<f4", x.nearest_cos) + octets("<f4", x.opposing_cos)
     return NEIGHBOURS.pack(VERSION, len(x.nearest)) + ids + cosines
+
+
+def pack_misses(x: Misses) -> bytes:
+    """Nothing where there are none."""
+    head = struct.pack("<BB2x", VERSION, len(x.context))
+    return head + octets("<u4", x.context) + octets("<u2", x.peak) + octets("<f4", x.margin) if len(x.context) else b""
+
+
+def pack_cofiring(x: Together) -> bytes:
+    head = struct.pack("<BBBBII", VERSION, len(x.latent), len(x.nearest), len(x.opposing), x.tokens, x.own)
+    lists = (x.latent, x.both, x.firings, x.nearest, x.nearest_firings, x.opposing, x.opposing_firings)
+    return head + b"".join(octets("<u4", values) for values in lists)

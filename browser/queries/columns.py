@@ -29,6 +29,8 @@ COLUMNS = (
         "kurtosis about zero",
         "E[a⁴]/E[a²]² over all counted tokens; mostly restates density",
     ),
+    Column("margin", "margin", "How far above what fires its pre-activation came at best; below 0 it missed"),
+    Column("threshold", "threshold", "Activation from which it fires, where that is its own"),
     Column("decoder_norm", "‖W_dec‖", "Norm of the decoder row on the checkpoint's own scale"),
     Column("b_enc", "b_enc", "Encoder bias on the checkpoint's own scale"),
     Column("encoder_decoder_cos", "cos(e,d)", "Cosine between encoder column and decoder row", "fixed"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from browser.contexts import Example, examples
+from browser.queries import latent_near
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
 from browser.tokens import Vocabulary, strings
@@ -22,6 +24,7 @@ def data(resolved: ResolvedSae, index: int) -> dict[str, Any]:
     to strong; 11 a uniform draw over all firings. Each has its whole context: `tokens` join to the text (a
     character divided among tokens is given by the first, the others are ""), `acts` has one activation a
     token, `peak` is the place of the token it is about. `position` counts tokens within the document.
+    misses are where a latent that never fired came closest, on a sample of margin_tokens tokens.
     """
     latent, sae, run = stored(resolved, index), resolved.sae, resolved.run
     words = vocabulary(sae.lm)
@@ -39,7 +42,9 @@ def data(resolved: ResolvedSae, index: int) -> dict[str, Any]:
         "histogram": _histogram(latent),
         "examples": _examples(resolved, latent, words),
         "logits": _logits(latent, words),
-        "neighbours": _neighbours(run, latent.neighbours),
+        "neighbours": _neighbours(run, latent),
+        "misses": _misses(resolved, latent, words),
+        "margin_tokens": latent_near.sampled(run, "margin"),
     }
 
 
@@ -105,11 +110,42 @@ def _logits(latent: Stored, words: Vocabulary) -> dict[str, Any] | None:
     }
 
 
-def _neighbours(run: Run, x: packing.Neighbours) -> dict[str, list[dict[str, Any]]]:
-    rows = neighbour_rows(run, [*x.nearest.tolist(), *x.opposing.tolist()])
+def _misses(resolved: ResolvedSae, latent: Stored, words: Vocabulary) -> list[dict[str, Any]]:
+    found = latent_near.missed(resolved, latent)
+    names = documents(resolved.run, (e.document for e, _ in found)) if found else {}
+    kept = ("peak", "peak_token", "context", "document", "document_index", "position", "tokens", "token_ids")
+    examples_of = ((_example(e, names.get(e.document), words), margin) for e, margin in found)
+    return [{"margin": _rounded([margin])[0]} | {name: e[name] for name in kept} for e, margin in examples_of]
 
-    def side(indices: Any, cosines: Any) -> list[dict[str, Any]]:
-        pairs = zip(indices.tolist(), _rounded(cosines.tolist()), strict=True)
-        return [{"index": i, "cos": c, "density": rows.get(i, {}).get("density")} for i, c in pairs]
 
-    return {"nearest": side(x.nearest, x.nearest_cos), "opposing": side(x.opposing, x.opposing_cos)}
+def _neighbours(run: Run, latent: Stored) -> dict[str, Any]:
+    """both and firings count tokens of the sample on which both fire, and on which the other does."""
+    x, t = latent.neighbours, latent.together
+    others = [] if t is None else t.latent.tolist()
+    rows = neighbour_rows(run, [*x.nearest.tolist(), *x.opposing.tolist(), *others])
+
+    def side(indices: Any, cosines: Any, both: Any, firings: Any) -> list[dict[str, Any]]:
+        pairs = zip(indices.tolist(), _rounded(cosines.tolist()), _shared(t, both, firings), strict=False)
+        return [{"index": i, "cos": c, "density": rows.get(i, {}).get("density"), **n} for i, c, n in pairs]
+
+    beside = ((t.nearest, t.nearest_firings), (t.opposing, t.opposing_firings)) if t else (((), ()), ((), ()))
+    out: dict[str, Any] = {
+        "nearest": side(x.nearest, x.nearest_cos, *beside[0]),
+        "opposing": side(x.opposing, x.opposing_cos, *beside[1]),
+        "together": None,
+        "sample": None,
+    }
+    if t is not None:
+        shared = zip(others, _shared(t, t.both, t.firings), strict=False)
+        out["together"] = [{"index": i, "density": rows.get(i, {}).get("density"), **n} for i, n in shared]
+        out["sample"] = {"tokens": t.tokens, "firings": t.own}
+    return out
+
+
+def _shared(t: packing.Together | None, both: Any, firings: Any) -> Iterator[dict[str, Any]]:
+    """The Jaccard index with each of some latents and what it rests on; without end where nothing was counted."""
+    if t is None:
+        yield from repeat({})
+        return
+    for n, m in zip(both.tolist(), firings.tolist(), strict=True):
+        yield {"jaccard": t.jaccard(n, m), "both": n, "firings": m}

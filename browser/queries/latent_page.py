@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import unescape
 from typing import Any, ClassVar
@@ -16,13 +15,13 @@ from django.utils.safestring import SafeString
 
 from browser import charts, figures, pages
 from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part, weakest
-from browser.queries import training
-from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
+from browser.queries import latent_near, training
+from browser.queries.latent_near import Misses, Neighbour
+from browser.queries.latents import Stored, documents, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
 from browser.queries.training import LatentTraining
 from browser.tokens import Vocabulary, chip, chips
 from sae_backend import packing
-from sae_backend.models import Run
 from sae_backend.packing import N_INTERVALS, RANDOM, TOP
 
 LAYOUTS = {"kwic": "Concordance", "snip": "Snippet", "full": "Full"}
@@ -105,16 +104,6 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    index: int
-    cos: float
-    cosine: str
-    width: int  # per cent of 1
-    density: float | None
-    tokens: SafeString  # its strongest, standing in for a label
-
-
-@dataclass(frozen=True)
 class LatentPage:
     """One latent."""
 
@@ -139,10 +128,15 @@ class LatentPage:
     promoted: list[Effect]
     suppressed: list[Effect]
     logit_chart: charts.LogitChart | None
+    misses: Misses | None
     nearest: list[Neighbour]
     opposing: list[Neighbour]
+    together: list[Neighbour]
+    together_firings: int  # of its own, in their sample
+    together_tokens: int  # of that
     nearest_live: int | None  # the nearest latent that fired
     nearest_live_cos: float | None
+    threshold: float | None
     training: LatentTraining | None = None  # of an SAE in a series
 
     @property
@@ -150,8 +144,22 @@ class LatentPage:
         return self.resolved.address
 
     @property
-    def neighbours(self) -> list[tuple[str, list[Neighbour]]]:
-        return [("Nearest", self.nearest), ("Most opposing", self.opposing)]
+    def neighbours(self) -> list[tuple[str, str, str, list[Neighbour]]]:
+        """Lists: what they are sorted by, whom they have, what is beside that."""
+        beside = "Jaccard" if self.together_firings else ""
+        decoders = [
+            ("cos", "Nearest decoders", beside, self.nearest),
+            ("cos", "Most opposing decoders", beside, self.opposing),
+        ]
+        return [*decoders, ("Jaccard", "Fire together", "tokens", self.together)] if self.together else decoders
+
+    @property
+    def theta(self) -> charts.Tick | None:
+        """Its threshold on the axis of the histogram, where it has one of its own."""
+        least, top = self.threshold or 0.0, self.contexts.top
+        if not self.chart or not 0 < least <= top:
+            return None
+        return charts.Tick(round(100 * least / top, 2), f"{least:.{self.contexts.decimals}f}")
 
     @property
     def pinned(self) -> str:
@@ -269,7 +277,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
     latent, run, words = stored(resolved, index), resolved.run, vocabulary(resolved.sae.lm)
     values, quantiles = latent.values, run.summary.get("quantiles", {})
     chart = charts.activations(latent.histogram, latent.top) if values["firings"] and latent.top else None
-    nearest, opposing = _neighbours(run, latent.neighbours, words)
+    nearest, opposing, together = latent_near.neighbours(run, latent, words)
     promoted, suppressed = _effects(latent.logits, words)
     return LatentPage(
         resolved,
@@ -288,12 +296,17 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         weights=figures.figures(figures.WEIGHTS if values["firings"] else figures.DEAD_WEIGHTS, values, quantiles),
         chart=chart,
         tabs=_tabs(latent, view),
-        contexts=_contexts(resolved, latent, view),
+        contexts=_contexts(resolved, latent, view) if values["firings"] else Contexts(view, [], 0.0, 1, 0),
+        misses=latent_near.misses(resolved, latent, view) if latent.misses else None,
         promoted=promoted,
         suppressed=suppressed,
         logit_chart=charts.logits(latent.logits, values["logit_std"]),
         nearest=nearest,
         opposing=opposing,
+        together=together,
+        together_firings=latent.together.own if latent.together else 0,
+        together_tokens=latent.together.tokens if latent.together else 0,
+        threshold=values["threshold"],
         nearest_live=values["nearest_live"],
         nearest_live_cos=values["nearest_live_cos"],
         training=training.latent(resolved, index),
@@ -329,29 +342,3 @@ def _effects(x: packing.Logits, words: Vocabulary) -> tuple[list[Effect], list[E
 
 def _signed(x: float) -> str:
     return f"{x:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _neighbours(
-    run: Run, x: packing.Neighbours, words: Vocabulary
-) -> tuple[list[Neighbour], list[Neighbour]]:
-    """Nearest and opposing latents with what one query says of all of them."""
-    rows = neighbour_rows(run, [*x.nearest.tolist(), *x.opposing.tolist()])
-
-    def side(indices: Any, cosines: Any) -> list[Neighbour]:
-        return [
-            _neighbour(i, c, rows.get(i, {}), words)
-            for i, c in zip(indices.tolist(), cosines.tolist(), strict=True)
-        ]
-
-    return side(x.nearest, x.nearest_cos), side(x.opposing, x.opposing_cos)
-
-
-def _neighbour(index: int, cos: float, found: Mapping[str, Any], words: Vocabulary) -> Neighbour:
-    return Neighbour(
-        index,
-        cos,
-        _signed(cos),
-        round(100 * abs(cos)),
-        found.get("density"),
-        chips(words, found.get("strongest", [])),
-    )

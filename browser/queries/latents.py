@@ -22,7 +22,7 @@ from sae_backend.models import STATUS_NAMES, LanguageModel, Latent, Run, Sae
 
 STATISTICS = [f.name for f in Latent._meta.concrete_fields if f.name not in ("pk", "run", "index")]
 MOST_LATENTS = 2**31 - 1  # that an index's column holds
-PACKED = ("examples", "histogram", "logits", "neighbours")
+PACKED = ("examples", "histogram", "logits", "neighbours", "misses", "cofiring")
 _LATENT = f"""
     select
         (select max(index) from latent where run_id = %s and index < %s and status > 0),
@@ -45,6 +45,8 @@ class Stored:
     histogram: packing.Histogram
     logits: packing.Logits
     neighbours: packing.Neighbours
+    misses: packing.Misses | None  # of a latent that fired
+    together: packing.Together | None
 
     @property
     def top(self) -> float:
@@ -77,6 +79,8 @@ def stored(resolved: ResolvedSae, index: int) -> Stored:
         packing.unpack_histogram(blobs["histogram"]),
         packing.unpack_logits(blobs["logits"]),
         packing.unpack_neighbours(blobs["neighbours"]),
+        packing.unpack_misses(blobs["misses"]),
+        packing.unpack_cofiring(blobs["cofiring"]),
     )
 
 

@@ -17,7 +17,8 @@ from django.utils.safestring import SafeString, mark_safe
 from browser.charts import Band
 from browser.contexts import Drawn, Row
 from browser.figures import Figure
-from browser.queries.latent_page import Contexts, Effect, Neighbour, Tab
+from browser.queries.latent_near import Misses, Neighbour
+from browser.queries.latent_page import Contexts, Effect, Tab
 from browser.templatetags.latent_tags import (
     bars,
     compact,
@@ -35,8 +36,8 @@ register = template.Library()
 
 
 @register.simple_tag
-def context_rows(contexts: Contexts) -> SafeString:
-    """Every row of the open interval."""
+def context_rows(contexts: Contexts | Misses) -> SafeString:
+    """Every row of the open interval, or of where a latent came closest."""
     return mark_safe("".join(_context(row, drawn, contexts.decimals) for row, drawn in contexts.rows))
 
 
@@ -118,7 +119,7 @@ def effect_rows(effects: Iterable[Effect], css: str = "") -> SafeString:
 
 @register.simple_tag
 def neighbour_rows(neighbours: Iterable[Neighbour], sae_url: str) -> SafeString:
-    """Latents of near or opposite direction; what they are strongest on stands in for a label."""
+    """Latents near in some way; what they are strongest on stands in for a label."""
     return mark_safe("".join(_neighbour(n, escape(sae_url)) for n in neighbours))
 
 
@@ -128,7 +129,7 @@ def _neighbour(n: Neighbour, sae_url: str) -> str:
     return (
         f'<li><span>{n.cosine}</span><span class="{bar}"><i style="--v:{n.width}"></i></span>'
         f'<a href="{sae_url}/{n.index}"><span class="id">{n.index}</span>{tokens}</a>'
-        f'<span title="density">{density(n.density)}</span></li>'
+        f'<span title="{n.means}">{n.beside}</span><span>{density(n.density)}</span></li>'
     )
 
 

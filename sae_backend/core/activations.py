@@ -11,7 +11,7 @@ import json
 import struct
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,16 @@ from sae_backend.core import kernels
 from sae_backend.core.digests import Digest
 from sae_backend.core.encode import Firings
 
+_SAMPLED = ("sample_l0", "sample_latent", "margin", "margin_token")
+
+
+def _none() -> npt.NDArray[np.uint32]:
+    return np.zeros(0, np.uint32)
+
+
+def _no_margins() -> npt.NDArray[np.float32]:
+    return np.zeros(0, np.float32)
+
 
 @dataclass(frozen=True)
 class ActivationShard:
@@ -36,6 +46,13 @@ class ActivationShard:
     token: npt.NDArray[np.uint32]  # [nnz] context within the shard × ctx_len + position
     act: npt.NDArray[np.float32]  # [nnz]
     sums: dict[str, Any]  # fidelity.Sums as plain numbers
+    sample_l0: npt.NDArray[np.uint32] = field(default_factory=_none)
+    #: [m] firings of each token of the contexts that are sampled, in order.
+    sample_latent: npt.NDArray[np.uint32] = field(default_factory=_none)
+    #: Their latents, ascending within a token.
+    margin: npt.NDArray[np.float32] = field(default_factory=_no_margins)
+    margin_token: npt.NDArray[np.uint32] = field(default_factory=_none)
+    #: [d_sae n] as margins.Closest has them, tokens as in `token`; n is 0 without sampled contexts.
 
     def save(self, path: Path) -> int:
         """Write atomically: a killed worker leaves no half file under this name. Returns the file's checksum.
@@ -46,6 +63,7 @@ class ActivationShard:
         if self.indptr[-1] >= 2**32:
             raise ValueError(f"{self.indptr[-1]:,} firings in one shard; take fewer contexts a shard")
         arrays = {"tokens": self.tokens, "indptr": self.indptr.astype(np.uint32), "token": self.token, "act": self.act}
+        arrays |= {name: getattr(self, name) for name in _SAMPLED}
         meta = {"lo": str(self.lo), "sums": json.dumps(self.sums)}
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # workers on other hosts share numbers
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +113,11 @@ class StoredShard:
         with safe_open(str(self.path), framework="np") as file:
             return file.get_tensor("tokens")
 
+    def sampled(self, name: str) -> npt.NDArray[Any] | None:
+        """sample_l0, sample_latent, margin or margin_token; None in a file of before there were samples."""
+        with safe_open(str(self.path), framework="np") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118  # it is no mapping
+
     def counts(self, lo: int, hi: int) -> npt.NDArray[np.int64]:
         """Firings of latents lo ≤ i < hi."""
         with safe_open(str(self.path), framework="np") as file:
@@ -112,26 +135,39 @@ class StoredShard:
 class Part:
     """Firings of some tokens on the canonical scale, in token order, on the host or still on an accelerator."""
 
-    def __init__(self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32]) -> None:
-        """place [n] says where each of the n tokens stands in the shard."""
+    def __init__(
+        self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32],
+        sampled: npt.NDArray[np.bool_] | None = None,
+    ) -> None:  # fmt: skip
+        """place [n] says where each of the n tokens stands in the shard; sampled [n] which are kept by token, too."""
         on_host = decoder_norm.device.type == "cpu"
-        (self._on_host if on_host else self._on_device)(firings, decoder_norm, place)
+        rows = np.zeros(0, np.int64) if sampled is None else np.flatnonzero(sampled)
+        (self._on_host if on_host else self._on_device)(firings, decoder_norm, place, rows)
+        self.sample_l0 = self.l0[rows].astype(np.uint32)
 
-    def _on_host(self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32]) -> None:
+    def _on_host(
+        self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]
+    ) -> None:
         indptr, latent, act = (t.numpy().copy() for t in (firings.indptr, firings.latent, firings.act))
         scale = np.zeros(0, np.float32) if firings.scale is None else firings.scale.numpy()
         token, counts = np.empty(len(latent), np.uint32), np.zeros(len(decoder_norm), np.uint32)
         m = kernels.canonical(indptr, latent, act, decoder_norm.numpy(), scale, place, token, counts)
         self.token, self.latent, self.act, self.counts = token[:m], latent[:m], act[:m], counts
         self.l0: npt.NDArray[np.int64] = np.diff(indptr)
+        of_rows = [latent[indptr[r] : indptr[r + 1]] for r in rows.tolist()]
+        self.sample_latent = np.concatenate([np.zeros(0, np.int32), *of_rows]).astype(np.uint32)
 
-    def _on_device(self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32]) -> None:
+    def _on_device(
+        self, firings: Firings, decoder_norm: Tensor, place: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]
+    ) -> None:
         row, latent = firings.rows(), firings.latent
         act = firings.act * decoder_norm[latent]
         if firings.scale is not None:
             act = act * firings.scale[row]
         writes = act > 0
         row, latent, act = row[writes], latent[writes], act[writes]
+        chosen = torch.isin(row, torch.from_numpy(rows).to(row.device))
+        self.sample_latent = latent[chosen].cpu().numpy().astype(np.uint32)
         counts = torch.bincount(latent, minlength=len(decoder_norm))
         order = latent.argsort(stable=True)  # by latent here, where sorting is quick
         places = torch.from_numpy(place.astype(np.int64)).to(row.device)

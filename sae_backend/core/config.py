@@ -11,6 +11,8 @@ InputNorm = Literal["none", "layer_norm", "constant_norm", "centred"]
 SHARD_TOKENS, SHARD_LATENTS = (65_536, 131_072), 4096  # seconds of work, …
 SHARD_WORK = 2**33  # … or tokens · latents of a shard of contexts, where that lies between
 MOST_FILES = 1024  # of activations in a run, about: every piece of latents looks into each
+SAMPLE_TOKENS = 65_536  # positions at most that are looked at more closely …
+SAMPLE_PRE_ACTS = (4_096, 2**29)  # … and of pre-activations so many, or those of so many tokens where that is more
 Plain = str | int | float | bool | None
 
 
@@ -18,6 +20,18 @@ def shard_tokens(d_sae: int) -> int:
     """Tokens of a shard of contexts: the wider the SAE, the fewer."""
     least, most = SHARD_TOKENS
     return max(least, min(most, SHARD_WORK // d_sae))
+
+
+def every(n_contexts: int, ctx_len: int, least: int, most: int = SAMPLE_TOKENS) -> int:
+    """n of a sample of every n-th context of a run by its number, the first included: `least`, or more for at most
+    so many tokens. No cut of a run into work changes it."""
+    return max(least, -(-n_contexts * ctx_len // most))
+
+
+def watched_tokens(d_sae: int) -> int:
+    """Tokens at most whose every pre-activation is looked at: the wider the SAE, the fewer."""
+    tokens, pre_acts = SAMPLE_PRE_ACTS
+    return min(SAMPLE_TOKENS, max(tokens, pre_acts // d_sae))
 
 
 @dataclass(frozen=True)
@@ -84,5 +98,7 @@ class RunConfig:
     #: Contexts, evenly spaced, on which the three cross-entropies are measured.
     k_contexts: int = 16
     #: Contexts, evenly spaced, that are reconstructed with other k than the SAE's own.
+    sample_every: int = 16
+    #: One context in so many, or fewer, is looked at for what fires together, and a quarter of those for margins.
     max_l0: int = 4096
     #: A mean number of active latents per token beyond this stops the run: the checkpoint is read wrongly.

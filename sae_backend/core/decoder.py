@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae_backend.core import page_kernels
 from sae_backend.core.language_model import Unembedding
+from sae_backend.core.margins import least_acts
 from sae_backend.core.neighbours import Directions
 from sae_backend.core.results import DecoderStats, LogitsByLatent, NeighboursByLatent
 from sae_backend.core.sae import SparseAutoencoder
@@ -60,11 +61,19 @@ class Decoder:
             nearest_live_cos=nearest_live_cos,
             opposing_cos=_first(others.opposing_cos),
             dimensionality=self.directions.dimensionality(lo, hi, live, products),
+            threshold=self._threshold(lo, hi),
             logit_std=moments[:, 0],
             logit_skewness=moments[:, 1],
             logit_kurtosis=moments[:, 2],
         )
         return DecoderFacts(stats, NeighboursByLatent(**vars(others)), logits)
+
+    def _threshold(self, lo: int, hi: int) -> npt.NDArray[np.float64]:
+        """NaN without thresholds, or where every token brings another scale."""
+        least = least_acts(self.sae)
+        if least is None or self.sae.cfg.input_norm in ("layer_norm", "constant_norm"):
+            return np.full(hi - lo, np.nan)
+        return _floats(least[lo:hi])
 
     def _encoder_cosine(self, lo: int, hi: int) -> npt.NDArray[np.float64]:
         """NaN where the encoder and decoder live in different spaces (transcoders) or a norm is zero."""

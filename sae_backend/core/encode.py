@@ -6,6 +6,7 @@ while the block is in cache; on an accelerator for as many tokens at once as a s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,7 @@ class Firings:
     latent: Tensor  # [nnz] int32, ascending within a token
     act: Tensor  # [nnz] float32, positive, on the checkpoint's own scale
     scale: Tensor | None = None  # [n] the token's factor of the canonical scale; None is 1
+    watched: Tensor | None = None  # [m d_sae] pre-activations, in the encoder's dtype, of the tokens asked for
 
     def rows(self) -> Tensor:
         """The token of each firing."""
@@ -64,15 +66,25 @@ class BlockEncoder:
         self.thresholds = _threshold_bits(sae, dtype) if self.in_cache and not self.plain_topk else None
 
     @torch.no_grad()
-    def __call__(self, hidden: Tensor) -> Firings:
-        """Firings of hidden [n d_in]."""
+    def __call__(self, hidden: Tensor, watch: Tensor | None = None) -> Firings:
+        """Firings of hidden [n d_in], with every pre-activation of the rows to watch [m] int64, ascending."""
         normalised = self.sae.normalise(hidden)
         x, scale = normalised.x.to(self.dtype), normalised.undo.scale
-        parts = [self._rows(part) for part in x.split(self._rows_at_once())] if len(x) else [_none(x.device)]
+        parts = list(self._parts(x, watch)) if len(x) else [_none(x.device)]
         counts = torch.cat([p.indptr.diff() for p in parts])
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         latent, act = torch.cat([p.latent for p in parts]), torch.cat([p.act for p in parts])
-        return Firings(indptr, latent, act, None if scale is None else scale[:, 0])
+        watched = [p.watched for p in parts if p.watched is not None]
+        seen = torch.cat(watched) if len(watched) > 1 else watched[0] if watched else None
+        return Firings(indptr, latent, act, None if scale is None else scale[:, 0], seen)
+
+    def _parts(self, x: Tensor, watch: Tensor | None) -> Iterator[Firings]:
+        a = 0
+        for part in x.split(self._rows_at_once()):
+            b = a + len(part)
+            here = None if watch is None else watch[(watch >= a) & (watch < b)] - a
+            yield self._rows(part, here if here is not None and len(here) else None)
+            a = b
 
     def with_k(self, k: int) -> BlockEncoder:
         """The same pre-activations, of which the k largest fire, whatever the SAE's own k or thresholds."""
@@ -84,20 +96,24 @@ class BlockEncoder:
     def _rows_at_once(self) -> int:
         return ROWS if self.in_cache else max(_FEWEST, min(8192, _DENSE[self.sae.device.type] // self.sae.cfg.d_sae))
 
-    def _rows(self, x: Tensor) -> Firings:
+    def _rows(self, x: Tensor, watch: Tensor | None) -> Firings:
         """Firings of x [n d_in], already normalised and in our dtype."""
         n = len(x)
         if n < _FEWEST:
             x = torch.cat([x, x.new_zeros(_FEWEST - n, x.shape[1])])
-        found = self._in_cache(x) if self.in_cache else self._dense(x)
+        found = self._in_cache(x, watch) if self.in_cache else self._dense(x, watch)
         end = int(found.indptr[n])
-        return Firings(found.indptr[: n + 1], found.latent[:end], found.act[:end])
+        return Firings(found.indptr[: n + 1], found.latent[:end], found.act[:end], watched=found.watched)
 
-    def _in_cache(self, x: Tensor) -> Firings:
+    def _in_cache(self, x: Tensor, watch: Tensor | None) -> Firings:
         running = self.running(len(x))
+        watched = None if watch is None else torch.empty(len(watch), self.sae.cfg.d_sae, dtype=self.dtype)
         for i, (column, _, _) in enumerate(self.blocks):
-            running.add(self._pre_acts(x, i), column)
-        return running.chosen()
+            pre_acts = self._pre_acts(x, i)
+            running.add(pre_acts, column)
+            if watched is not None:
+                watched[:, column : column + pre_acts.shape[1]] = pre_acts[watch]
+        return replace(running.chosen(), watched=watched)
 
     def _pre_acts(self, x: Tensor, i: int) -> Tensor:
         """[n width] of the i-th block; its gate is rounded to our dtype with it."""
@@ -114,12 +130,13 @@ class BlockEncoder:
             return RunningThreshold(n, self.thresholds, self.dtype)
         return RunningTopK(n, int(self.sae.cfg.k or 0), self.dtype)
 
-    def _dense(self, x: Tensor) -> Firings:
+    def _dense(self, x: Tensor, watch: Tensor | None) -> Firings:
         pre_acts = self._pre_acts(x, 0)
+        watched = None if watch is None else pre_acts[watch]
         if self.plain_topk:
-            return bounded_topk(pre_acts, int(self.sae.cfg.k or 0))
+            return replace(bounded_topk(pre_acts, int(self.sae.cfg.k or 0)), watched=watched)
         acts = self.sae.select(pre_acts.float())
-        return Firings(_indptr(acts.counts()), acts.latent, acts.value)
+        return Firings(_indptr(acts.counts()), acts.latent, acts.value, watched=watched)
 
 
 def _blocks(W: Tensor, b: Tensor, width: int) -> list[tuple[int, Tensor, Tensor]]:

@@ -54,6 +54,8 @@ class Sums:
     #: Σ over a sample of the kurtosis over the coordinates of x, and of x rotated at random.
     k_curve: k_curve.Part = field(default_factory=dict)
     #: Vectors that k_curve.py adds up.
+    watched: int = 0
+    #: Counted tokens whose every pre-activation was looked at.
 
     def add_l0(self, counts: npt.NDArray[np.int64]) -> None:
         self.tokens += len(counts)

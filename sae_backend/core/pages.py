@@ -12,7 +12,14 @@ import numpy.typing as npt
 
 from sae_backend import packing
 from sae_backend.core.ragged import Ints, Ragged, cut, ends, fixed, kept
-from sae_backend.core.results import ExamplesByLatent, HistogramsByLatent, LogitsByLatent, NeighboursByLatent
+from sae_backend.core.results import (
+    CofiringByLatent,
+    ExamplesByLatent,
+    HistogramsByLatent,
+    LogitsByLatent,
+    MissesByLatent,
+    NeighboursByLatent,
+)
 
 Array = npt.NDArray[Any]
 Parts = tuple[Ragged, ...]
@@ -80,6 +87,26 @@ def neighbours(x: NeighboursByLatent) -> Parts:
     ids = [kept(np.asarray(x.nearest, "<u4"), near), kept(np.asarray(x.opposing, "<u4"), far)]
     cosines = [kept(np.asarray(x.nearest_cos, "<f4"), near), kept(np.asarray(x.opposing_cos, "<f4"), far)]
     return _heads(packing.NEIGHBOURS, len(x), m=near.sum(1)), *ids, *cosines
+
+
+def misses(x: MissesByLatent) -> Parts:
+    """Nothing of a latent that has none."""
+    there = np.isfinite(x.margin)
+    n = there.sum(1)
+    head = np.zeros(len(x), packing.MISSES)
+    head["version"], head["n"] = packing.VERSION, n
+    values = np.asarray(x.context, "<u4"), np.asarray(x.peak, "<u2"), np.asarray(x.margin, "<f4")
+    return cut(head[n > 0], ends(n > 0)), *(kept(v, there) for v in values)
+
+
+def cofiring(x: CofiringByLatent) -> Parts:
+    """Without places that hold no latent."""
+    some, near, far = (ids >= 0 for ids in (x.latent, x.nearest, x.opposing))
+    counts = {"m": some.sum(1), "nearest": near.sum(1), "opposing": far.sum(1)}
+    head = _heads(packing.COFIRING, len(x), **counts, tokens=x.tokens, own=x.own)
+    lists: list[Array] = [x.latent, x.both, x.firings, x.nearest, x.nearest_firings, x.opposing, x.opposing_firings]
+    keep = [some] * 3 + [near] * 2 + [far] * 2
+    return head, *(kept(values.astype("<u4"), which) for values, which in zip(lists, keep, strict=True))
 
 
 def _heads(header: np.dtype[Any], n_latents: int, **values: Any) -> Ragged:

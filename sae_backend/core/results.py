@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_backend.core.ragged import ends
-from sae_backend.packing import N_BINS, Examples, Histogram, Logits, Neighbours
+from sae_backend.packing import N_BINS, Examples, Histogram, Logits, Misses, Neighbours, Together
 
 Record = TypeVar("Record", covariant=True)
 Ints = npt.NDArray[np.int64]
@@ -42,6 +42,8 @@ class LatentStats:
     #: The same over all N tokens, zeros included.
     kurtosis_zero: Floats
     #: E[a⁴]/E[a²]² over all tokens.
+    margin: Floats
+    #: The largest of pre-activation − what it had to exceed, over sampled tokens (core/margins.py).
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class DecoderStats:
     opposing_cos: Floats
     dimensionality: Floats
     #: D_i over live latents and itself.
+    threshold: Floats
+    #: The activation from which it fires; NaN where nothing but 0 or the other latents decide.
     logit_std: Floats
     logit_skewness: Floats
     logit_kurtosis: Floats
@@ -220,6 +224,53 @@ class NeighboursByLatent(ByLatent[Neighbours]):
 
 
 @dataclass(frozen=True)
+class MissesByLatent(ByLatent[Misses]):
+    """Where latents that never fired came closest to it; the fields are those of `Misses`, all [n m]."""
+
+    context: Counts
+    peak: npt.NDArray[np.uint16]
+    margin: Effects
+    #: NaN where there is none; a record leaves it out.
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def _record(self, i: int) -> Misses:
+        there = np.isfinite(self.margin[i])
+        return Misses(self.context[i][there], self.peak[i][there], self.margin[i][there])
+
+
+@dataclass(frozen=True)
+class CofiringByLatent(ByLatent[Together]):
+    """What fires on the same tokens; the fields are those of `Together`."""
+
+    tokens: int
+    own: Counts
+    #: [n]
+    latent: Ints
+    #: [n m], -1 behind the last where there are fewer than m.
+    both: Counts
+    firings: Counts
+    #: [n m]
+    nearest: Ints
+    nearest_firings: Ints
+    opposing: Ints
+    opposing_firings: Ints
+    #: [n m'] of the decoder's neighbours, -1 where there is no such neighbour.
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def _record(self, i: int) -> Together:
+        lists: list[npt.NDArray[Any]] = [self.latent, self.both, self.firings]
+        some = [self.latent[i] >= 0] * len(lists)
+        lists += [self.nearest, self.nearest_firings, self.opposing, self.opposing_firings]
+        some += [x[i] >= 0 for x in lists[3:]]
+        there = (x[i][which].astype(np.uint32) for x, which in zip(lists, some, strict=True))
+        return Together(self.tokens, int(self.own[i]), *there)
+
+
+@dataclass(frozen=True)
 class LatentShard:
     """Everything about latents lo ≤ i < hi that a run stores."""
 
@@ -235,6 +286,9 @@ class LatentShard:
     histograms: HistogramsByLatent
     logits: LogitsByLatent
     neighbours: NeighboursByLatent
+    misses: MissesByLatent | None = None
+    cofiring: CofiringByLatent | None = None
+    #: None where the contexts were encoded before there were samples.
 
 
 def status_of(firings: npt.NDArray[np.int64], n_tokens: int) -> npt.NDArray[np.int16]:

@@ -12,12 +12,14 @@ import torch
 
 from sae_backend.core import fidelity, k_curve
 from sae_backend.core.activations import ActivationShard, Part, StoredShard, by_latent, gather
-from sae_backend.core.config import RunConfig
+from sae_backend.core.cofiring import Cofiring
+from sae_backend.core.config import RunConfig, every, watched_tokens
 from sae_backend.core.decoder import Decoder
 from sae_backend.core.encode import BlockEncoder, Firings
 from sae_backend.core.examples import choose, strongest_tokens
 from sae_backend.core.lanes import lanes
 from sae_backend.core.language_model import LM
+from sae_backend.core.margins import N_MISSES, Closest, Margins, Nearest
 from sae_backend.core.results import LatentShard
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.stats import histograms, latent_stats, sparks
@@ -26,6 +28,7 @@ PIECE_LATENTS, PIECE_FIRINGS = (128, 512), 4_000_000  # that one lane works on a
 Bools = npt.NDArray[np.bool_]
 Report = Callable[[int], None]  # tokens (or latents) done so far in this shard
 Begun = Callable[[], object]
+Near = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint32]]  # of one context: margins [d_sae], and where
 
 
 class RunError(Exception):
@@ -37,7 +40,7 @@ class ContextPass:
 
     def __init__(self, sae: SparseAutoencoder, lm: LM, cfg: RunConfig, special: set[int]) -> None:
         self.sae, self.lm, self.cfg = sae, lm, cfg
-        self.encoder = BlockEncoder(sae, getattr(torch, cfg.dtype))
+        self.encoder, self.margins = BlockEncoder(sae, getattr(torch, cfg.dtype)), Margins(sae)
         self.ks = k_curve.ks(sae.cfg)
         self.widest = self.encoder.with_k(self.ks[-1]) if self.ks else None
         self.special = np.array(sorted(special if not cfg.count_special else ()), np.int64)
@@ -63,16 +66,27 @@ class ContextPass:
         self, tokens: npt.NDArray[np.uint32], lo: int, n_contexts: int, report: Report, begun: Begun
     ) -> ActivationShard:
         parts, sums, done, size = [], [], 0, self.batch_size(len(tokens))
-        for part, of_part, n in self.lanes.map(
+        watched = self._watched(np.arange(lo, lo + len(tokens)), n_contexts, tokens.shape[1])
+        closest = Closest(self.sae.cfg.d_sae, min(N_MISSES, int(watched.sum())))
+        for part, of_part, nearest, n in self.lanes.map(
             lambda a: self._batch(tokens[a : a + size], a, lo, n_contexts), range(0, len(tokens), size), begun
         ):
             parts.append(part)
             sums.append(of_part)
+            for each in nearest:
+                closest.add(*each)
             done += n
             report(done * tokens.shape[1])
         indptr, token, act = by_latent(parts, self.sae.cfg.d_sae)
         total = fidelity.merged([vars(s) for s in sums])
-        return ActivationShard(lo, np.ascontiguousarray(tokens), indptr, token, act, asdict(total))
+        sample = np.concatenate([p.sample_l0 for p in parts]), np.concatenate([p.sample_latent for p in parts])
+        near = closest.margin, closest.token
+        return ActivationShard(lo, np.ascontiguousarray(tokens), indptr, token, act, asdict(total), *sample, *near)
+
+    def _watched(self, context: npt.NDArray[np.int64], n_contexts: int, ctx_len: int) -> Bools:
+        """In which of these contexts every pre-activation is looked at."""
+        most = watched_tokens(self.sae.cfg.d_sae)
+        return context % every(n_contexts, ctx_len, 4 * self.cfg.sample_every, most) == 0
 
     def batch_size(self, n: int) -> int:
         """Contexts of a batch such that every lane has a few, out of n."""
@@ -90,19 +104,22 @@ class ContextPass:
 
     def _batch(
         self, batch: npt.NDArray[np.uint32], a: int, lo: int, n_contexts: int
-    ) -> tuple[Part, fidelity.Sums, int]:
-        """What fires in contexts of a shard, the first being number a of it, their sums, and how many they are."""
+    ) -> tuple[Part, fidelity.Sums, list[Near], int]:
+        """What fires in contexts of a shard, the first being number a of it, their sums, margins, and how many."""
         ids = torch.from_numpy(batch.astype(np.int64)).to(self.lm.device)
         counted = ~np.isin(batch, self.special)
         there = self.lm.capture(ids, str(self.sae.cfg.hook_name))
         hidden = there.flatten(0, 1)[torch.from_numpy(counted.reshape(-1)).to(there.device)].float()
-        firings = self.encoder(hidden)
+        context = np.arange(lo + a, lo + a + len(batch))
+        watched = self._watched(context, n_contexts, batch.shape[1]) & counted.any(1)
+        firings = self.encoder(hidden, _rows_of(watched, counted).to(hidden.device) if watched.any() else None)
         self._refuse_dense(firings)
         place = (np.flatnonzero(counted) + a * batch.shape[1]).astype(np.uint32)
-        part = Part(firings, self.sae.decoder_norm, place)
-        sums = fidelity.Sums()
+        sampled = context % every(n_contexts, batch.shape[1], self.cfg.sample_every) == 0
+        part = Part(firings, self.sae.decoder_norm, place, np.repeat(sampled, counted.sum(1)))
+        nearest = list(self._nearest(firings, watched, counted, place)) if watched.any() else []
+        sums = fidelity.Sums(watched=int(counted[watched].sum()))
         sums.add_l0(part.l0)
-        context = np.arange(lo + a, lo + a + len(batch))
         self._errors(sums, ids, counted, hidden, firings, context % self.cfg.fidelity_every == 0)
         self._basis(sums, counted, hidden, context % (4 * self.cfg.fidelity_every) == 0)
         if self.widest is not None:
@@ -110,7 +127,20 @@ class ContextPass:
         spliced = _evenly(context, n_contexts, self.cfg.ce_contexts)
         for c in np.flatnonzero(spliced).tolist():  # one at a time: logits are [pos d_vocab]
             self._cross_entropy(sums, ids[c : c + 1], counted, c, there[c : c + 1], hidden, firings)
-        return part, sums, len(batch)
+        return part, sums, nearest, len(batch)
+
+    def _nearest(
+        self, firings: Firings, watched: Bools, counted: Bools, place: npt.NDArray[np.uint32]
+    ) -> Iterator[Near]:
+        """The largest margins in each of the contexts `watched` [batch], and their tokens' places in the shard."""
+        assert firings.watched is not None
+        rows, n = _rows_of(watched, counted), counted[watched].sum(1)
+        on_device = rows.to(firings.act.device)
+        acts, scale = firings.of(on_device, self.sae), firings.scale
+        scale = None if scale is None else scale[on_device]
+        found = self.margins.closest(firings.watched, acts, scale, n.tolist())
+        for (margin, where), first in zip(found, np.cumsum(n) - n, strict=True):
+            yield margin, place[rows.numpy()[first + where]]
 
     def _refuse_dense(self, firings: Firings) -> None:
         mean = len(firings.latent) / max(1, len(firings.indptr) - 1)
@@ -198,6 +228,8 @@ class LatentPass:
         self.tokens = np.concatenate([s.tokens for s in self.shards])
         self.sums = fidelity.merged([s.sums for s in self.shards])
         self.live = torch.from_numpy(self._live()).to(decoder.sae.device)
+        self.margins = Nearest.read(self.shards, self.tokens.shape[1], Margins(decoder.sae).gain())
+        self.cofiring = Cofiring.read(self.shards, decoder.sae.cfg.d_sae, self.sums.tokens)
         self.products = decoder.directions.products(self.live)
         self.lanes = lanes(torch.device("cpu"))  # most of it is the host's work, whatever holds the weights
 
@@ -213,6 +245,10 @@ class LatentPass:
         `begun` is called when the lanes have the last one.
         """
         return self.lanes.map(lambda piece: self.shard(*piece), self._cut(lo, hi), begun)
+
+    def sample(self) -> dict[str, int]:
+        """Counted tokens that margins, and what fires together, rest on, for the run's summary."""
+        return {"margin": self.sums.watched, "cofiring": self.cofiring.tokens if self.cofiring else 0}
 
     def _cut(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """Pieces of a bounded number of latents and, but for one latent that has more, of firings."""
@@ -230,10 +266,11 @@ class LatentPass:
         rows = gather(self.shards, lo, hi, self.tokens.shape[1])
         examples = choose(rows, lo, self.tokens, self.cfg)
         facts = self.decoder.facts(lo, hi, self.live, self.products)
+        dead = np.diff(rows.indptr) == 0
         return LatentShard(
             lo=lo,
             hi=hi,
-            stats=latent_stats(rows, self.sums.tokens),
+            stats=latent_stats(rows, self.sums.tokens, self.margins.largest(lo, hi) if self.margins else None),
             decoder=facts.stats,
             strongest=strongest_tokens(examples, self.tokens),
             sparks=sparks(rows),
@@ -241,4 +278,6 @@ class LatentPass:
             histograms=histograms(rows),
             logits=facts.logits,
             neighbours=facts.neighbours,
+            misses=self.margins.misses(lo, hi, dead) if self.margins else None,
+            cofiring=self.cofiring.of(lo, hi, facts.neighbours) if self.cofiring else None,
         )

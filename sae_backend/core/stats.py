@@ -14,7 +14,7 @@ _FIRST = (127 + FIRST_OCTAVE) * BINS_PER_OCTAVE  # bits >> 20 of the lowest bin'
 SPARK_BINS = 18
 
 
-def latent_stats(rows: Rows, n_tokens: int) -> LatentStats:
+def latent_stats(rows: Rows, n_tokens: int, margin: npt.NDArray[np.float64] | None = None) -> LatentStats:
     """Counts and moments; two passes over each latent's firings, so nothing cancels."""
     firings = np.diff(rows.indptr)
     m = np.full((len(firings), 9), np.nan)
@@ -32,6 +32,7 @@ def latent_stats(rows: Rows, n_tokens: int) -> LatentStats:
             kurtosis=np.where(spread, m[:, 4] / m[:, 2] ** 2, np.nan),
             kurtosis_all=np.where(m[:, 6] > 0, m[:, 7] / m[:, 6] ** 2, np.nan),
             kurtosis_zero=m[:, 8],
+            margin=np.full(len(firings), np.nan) if margin is None else margin,
         )
 
 

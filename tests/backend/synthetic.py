@@ -14,12 +14,14 @@ from django.db import connection
 from sae_backend import claims, locks, packing, runs, store
 from sae_backend.core.contexts import Contexts
 from sae_backend.core.results import (
+    CofiringByLatent,
     DecoderStats,
     ExamplesByLatent,
     HistogramsByLatent,
     LatentShard,
     LatentStats,
     LogitsByLatent,
+    MissesByLatent,
     NeighboursByLatent,
     TokensByLatent,
     status_of,
@@ -54,6 +56,7 @@ def statistics(index: np.ndarray) -> LatentStats:
     values = {
         name: np.where(firings > 0, 1.0 + (index * prime % 1009) / 7.0, np.nan) for name, prime in _PRIMES.items()
     }
+    values["margin"] = (index % 11 - 5) / 4.0
     values["kurtosis"] = np.where(firings > 3, values["kurtosis"], np.nan)
     return LatentStats(firings, firings / N_TOKENS, status_of(firings, N_TOKENS), **values)
 
@@ -62,7 +65,9 @@ _PRIMES = {
     "max_act": 13, "mean_act": 17, "std_act": 19, "skewness": 23, "kurtosis": 29, "kurtosis_all": 31,
     "kurtosis_zero": 37,
 }  # fmt: skip
-_FACTS = ("decoder_norm", "b_enc", "encoder_decoder_cos", "nearest_cos", "opposing_cos", "dimensionality")
+_FACTS = (
+    "decoder_norm", "b_enc", "encoder_decoder_cos", "nearest_cos", "opposing_cos", "dimensionality", "threshold",
+)  # fmt: skip
 _LOGIT_FACTS = ("logit_std", "logit_skewness", "logit_kurtosis")
 
 
@@ -85,7 +90,22 @@ def shard(lo: int, hi: int) -> LatentShard:
         ),
         logits=LogitsByLatent.of([_logits(int(i)) for i in index]),
         neighbours=NeighboursByLatent.of([_neighbours(int(i)) for i in index]),
+        misses=_misses(index, stats.firings == 0), cofiring=_cofiring(index),
     )  # fmt: skip
+
+
+def _misses(index: np.ndarray, dead: np.ndarray) -> MissesByLatent:
+    margin = np.where(dead[:, None], -0.25 * np.arange(1, 4), np.nan).astype(np.float32)
+    context = (index[:, None] % 5 + np.arange(3)).astype(np.uint32)
+    return MissesByLatent(context, context.astype(np.uint16), margin)
+
+
+def _cofiring(index: np.ndarray) -> CofiringByLatent:
+    n = len(index)
+    latent = np.stack([index + 1, index + 2, np.full(n, -1)], 1)
+    both = np.tile(np.array([3, 2, 0], np.uint32), (n, 1))
+    beside = [np.tile(np.arange(4), (n, 1)) for _ in range(4)]
+    return CofiringByLatent(1000, np.full(n, 7, np.uint32), latent, both, both + 1, *beside)
 
 
 def _examples(index: int, firings: int) -> Examples:

@@ -53,12 +53,15 @@ def statistics(shard: LatentShard) -> Iterator[list[Any]]:
 
 
 def packed(shard: LatentShard) -> Iterator[list[Any]]:
+    assert shard.misses is not None and shard.cofiring is not None
     for i in range(N):
         blobs = (
             packers.pack_examples(shard.examples[i]),
             packers.pack_histogram(shard.histograms[i]),
             packers.pack_logits(shard.logits[i]),
             packers.pack_neighbours(shard.neighbours[i]),
+            packers.pack_misses(shard.misses[i]),
+            packers.pack_cofiring(shard.cofiring[i]),
         )
         yield [7, shard.lo + i, *blobs]
 
@@ -89,8 +92,8 @@ def test_statistics_are_what_psycopg_writes(run: Run, shard: LatentShard) -> Non
 def test_pages_are_what_psycopg_writes(run: Run, shard: LatentShard) -> None:
     beside(f"latent_page_r{run.pk}")
     rows.pages("ours", 7, shard)
-    columns = ["run_id", "index", "examples", "histogram", "logits", "neighbours"]
-    with rows.copy("plain", columns, ["int4", "int4", *["bytea"] * 4]) as out:
+    columns = ["run_id", "index", "examples", "histogram", "logits", "neighbours", "misses", "cofiring"]
+    with rows.copy("plain", columns, ["int4", "int4", *["bytea"] * 6]) as out:
         for row in packed(shard):
             out.write_row(row)
     assert len(text_of("plain")) == N
@@ -103,3 +106,10 @@ def test_more_than_is_sent_at_once_arrives_whole(run: Run, shard: LatentShard, m
     monkeypatch.setattr(rows, "_PIECE", 1000)
     rows.pages("ours", 7, shard)
     assert text_of("ours") == text_of("plain")
+
+
+def test_a_run_of_before_there_were_samples_has_empty_ones(run: Run, shard: LatentShard) -> None:
+    beside(f"latent_page_r{run.pk}")
+    rows.pages("ours", 7, replace(shard, misses=None, cofiring=None))
+    lengths = "select distinct length(misses), length(cofiring), length(neighbours) > 0 from ours"
+    assert synthetic.query(lengths) == [(0, 0, True)]

@@ -12,7 +12,18 @@ from django.db import connection
 
 from sae_backend import packing
 from sae_backend.models import Dataset, LanguageModel, Run, Sae
-from sae_backend.packing import N_BINS, N_INTERVALS, RANDOM, TOP, Examples, Histogram, Logits, Neighbours
+from sae_backend.packing import (
+    N_BINS,
+    N_INTERVALS,
+    RANDOM,
+    TOP,
+    Examples,
+    Histogram,
+    Logits,
+    Misses,
+    Neighbours,
+    Together,
+)
 from tests import packers
 
 ALIVE, DEAD, RARE, PLAIN = 0, 1, 2, 3  # indices with a story; the others resemble ALIVE
@@ -113,6 +124,7 @@ def publish(d_sae: int = D_SAE, ctx_len: int = CTX_LEN, unembedding: bool = True
         tokens_done=N_TOKENS,
         summary={
             "tokens": N_TOKENS,
+            "sample_tokens": {"margin": 8192, "cofiring": 4096},
             "quantiles": {"max_act": list(np.linspace(0, 60, 101)), "decoder_norm": [1.0] * 101},
         },
     )
@@ -174,6 +186,7 @@ def _insert_latent(cursor: Any, p: Published, index: int, unembedding: bool) -> 
         "promoted": [3],
         "spark": b"\0" * 18,
     }
+    values["margin"] = 12.5 if firings else -0.42
     if firings:
         values |= {"max_act": 48.2, "mean_act": 13.9}
     if firings > 4:
@@ -195,8 +208,26 @@ def _insert_latent(cursor: Any, p: Published, index: int, unembedding: bool) -> 
         packers.pack_logits(_logits(len(p.words.tokens) if unembedding else 0)),
         packers.pack_neighbours(_neighbours(index, p.sae.d_sae)),
     )
-    row = [p.run.pk, index, *blobs]
-    cursor.execute("insert into latent_page values (%s, %s, %s, %s, %s, %s)", row)
+    near = b"" if firings else packers.pack_misses(_misses(p)), packers.pack_cofiring(_together(index, firings))
+    names = '"run_id", "index", examples, histogram, logits, neighbours, misses, cofiring'
+    marks = ", ".join(["%s"] * 8)
+    cursor.execute(f"insert into latent_page ({names}) values ({marks})", [p.run.pk, index, *blobs, *near])
+
+
+def _misses(p: Published) -> Misses:
+    """In three windows, at the first moon or the middle."""
+    peaks = np.array([_peak(p, window) for window in range(3)], np.uint16)
+    return Misses(np.arange(3, dtype=np.uint32), peaks, np.array([-0.42, -0.5, -1.25], np.float32))
+
+
+def _together(index: int, firings: int) -> Together:
+    """With the next and the one after it, half and a third of the time; the nearest decoder is among them."""
+    some = np.array([], np.uint32)
+    if not firings:
+        return Together(4096, 0, some, some, some, *[np.zeros(10, np.uint32)] * 4)
+    latent, both = np.array([index + 1, index + 2], np.uint32), np.array([60, 40], np.uint32)
+    beside = [np.arange(10, dtype=np.uint32) * n for n in (5, 9, 0, 3)]
+    return Together(4096, 90, latent, both, np.array([90, 70], np.uint32), *beside)
 
 
 def _peak(p: Published, window: int) -> int:

@@ -136,6 +136,8 @@ def statistics(n: int, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         out[name] = np.where(fires, np.round(rng.gamma(4, 6, n), 0), np.nan)
     for name in ("std_act", "skewness", "kurtosis", "kurtosis_all", "kurtosis_zero"):
         out[name] = np.where(few, np.nan, 1.5 + rng.gamma(1, 4, n))
+    out["margin"] = np.where(fires, rng.gamma(2, 1, n), -rng.gamma(2, 1, n))
+    out["threshold"] = np.full(n, np.nan)
     out["nearest_live"] = np.where(np.arange(n) == D_SAE - 1, -1, np.maximum(np.arange(n), DEAD) + 1)
     for name in ("encoder_decoder_cos", "nearest_cos", "nearest_live_cos"):
         out[name] = rng.uniform(0.1, 0.99, n)

@@ -115,9 +115,57 @@ def test_a_dead_latent_says_so_and_keeps_what_its_weights_say(client: Client, pu
     assert "No activations on 1.0" in page
     assert "below <b>3.0e-6</b> (3/N, 95 %)" in page
     assert f"never fired on the {N_TOKENS:,}".replace(",", "\u202f") in page
-    assert not rows(page) and 'id="acth"' not in page
+    assert 'id="acth"' not in page and 'id="ctxs"' not in page
     assert page.count('<ol class="nb">') == 2 and "Promoted" in page
     assert "Nearest latent that fired, by decoder: 3, cos 0.55" in page
+
+
+def test_a_dead_latent_says_how_near_it_came_and_where(client: Client, published: Published) -> None:
+    page = get(client, published.url(DEAD))
+    assert "It came closest <b>0.42</b> below the k-th largest pre-activation of the token (or 0)." in page
+    assert "on 8\u202f192 sampled tokens" in page
+    assert re.findall(r"<b>(−[\d.]+)</b>", page) == ["−0.42", "−0.50", "−1.25"]
+    assert len(rows(page)) == 3
+    [opened] = [row for row in rows(get(client, published.url(DEAD, "?ctx=2-27"))) if " data-open" in row]
+    assert 'id="c2-27"' in opened
+    data = client.get(published.url(DEAD, ".json")).json()
+    assert data["stats"]["margin"] == -0.42 and data["margin_tokens"] == 8192
+    assert [(m["context"], m["peak"], m["margin"]) for m in data["misses"]][1:] == [(1, 7, -0.5), (2, 27, -1.25)]
+    assert client.get(published.url(ALIVE, ".json")).json()["misses"] == []
+
+
+def test_latents_that_fire_together_are_neighbours_with_their_counts(client: Client, published: Published) -> None:
+    page = get(client, published.url(ALIVE))
+    assert page.count('<ol class="nb">') == 3 and "<span>Fire together</span>" in page
+    index = 60 / (90 + 90 - 60)
+    assert f'<li><span>{index:.2f}</span><span class="dv"><i style="--v:50"></i></span>' in page
+    assert '<span title="60 of its 90">60</span>' in page
+    assert "on 4\u202f096 sampled tokens, 90 of them its own" in page
+    near = client.get(published.url(ALIVE, ".json")).json()["neighbours"]
+    assert near["sample"] == {"tokens": 4096, "firings": 90}
+    first = near["together"][0]
+    assert (first["jaccard"], first["both"], first["firings"]) == (index, 60, 90)
+    assert [n["both"] for n in near["nearest"]] == [5 * i for i in range(10)]
+    assert near["nearest"][2]["jaccard"] == 10 / (90 + 18 - 10)
+
+
+def test_a_threshold_is_marked_on_the_histogram(client: Client, published: Published) -> None:
+    assert 'class="theta"' not in get(client, published.url(ALIVE))
+    with connection.cursor() as cursor:
+        cursor.execute("update latent set threshold = 12.05 where run_id = %s", [published.run.pk])
+    page = get(client, published.url(ALIVE))
+    assert '<span class="theta" style="--x:25.0" title="It fires from here on">θ 12.1</span>' in page
+    assert client.get(published.url(ALIVE, ".json")).json()["stats"]["threshold"] == 12.05
+
+
+def test_a_run_of_before_there_were_samples_has_its_pages(client: Client, published: Published) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("update latent set margin = null, threshold = null where run_id = %s", [published.run.pk])
+        cursor.execute("update latent_page set misses = null, cofiring = null where run_id = %s", [published.run.pk])
+    for index in (ALIVE, DEAD):
+        page, data = get(client, published.url(index)), client.get(published.url(index, ".json")).json()
+        assert page.count('<ol class="nb">') == 2 and "Closest it came" not in page
+        assert (data["neighbours"]["together"], data["misses"], data["stats"]["margin"]) == (None, [], None)
 
 
 def test_a_rare_latent_states_how_little_there_is(client: Client, published: Published) -> None:
@@ -251,7 +299,8 @@ def test_json_has_all_that_a_notebook_needs(client: Client, published: Published
     assert len(data["histogram"]["edges"]) == len(data["histogram"]["counts"]) + 1
     assert len(data["logits"]["promoted"]) == 20 and data["logits"]["moments"]["std"] == 0.16
     assert data["logits"]["promoted"][0] == {"token": "Soviet", "id": 1, "effect": 0.93}
-    assert data["neighbours"]["nearest"][0] == {"index": 1, "cos": 0.71, "density": 0.0}
+    nearest = {"index": 1, "cos": 0.71, "density": 0.0, "jaccard": 0.0, "both": 0, "firings": 0}
+    assert data["neighbours"]["nearest"][0] == nearest
     assert len(data["neighbours"]["opposing"]) == 10
 
 

@@ -105,6 +105,24 @@ def canonical(sae: SparseAutoencoder, x: Floats) -> Floats:
     return own_scale(sae, x) * norm * normalised(sae, x)[2]
 
 
+def margins(sae: SparseAutoencoder, x: Floats) -> Floats:
+    """[n d_sae] by how much each pre-activation exceeds what it had to, in canonical units."""
+    w = {name: t.numpy().astype(np.float64) for name, t in sae.tensors().items()}
+    pre, norm, k = pre_activations(sae, x), np.linalg.norm(w["W_dec"], axis=1), sae.cfg.k or 1
+    if sae.cfg.architecture == "topk":
+        ranked, g = (pre * norm, np.ones_like(norm)) if sae.cfg.rank_by_decoder_norm else (pre, norm)
+        spare = (ranked - np.maximum(np.sort(ranked, 1)[:, -k, None], 0)) * g
+    elif sae.cfg.architecture == "groupmax":
+        grouped = pre.reshape(len(pre), k, -1)
+        spare = (grouped - np.maximum(grouped.max(2, keepdims=True), 0)).reshape(pre.shape) * norm
+    elif sae.cfg.architecture == "gated":
+        gain = np.exp(w["r_mag"])
+        spare = np.minimum(pre + w["b_gate"], pre + w["b_mag"] / gain) * gain * norm
+    else:
+        spare = (pre - np.maximum(w.get("threshold", np.zeros(1)), 0)) * norm
+    return spare * sae.cfg.output_scale * normalised(sae, x)[2]
+
+
 def reconstruction(sae: SparseAutoencoder, x: Floats) -> Floats:
     _, mean, scale = normalised(sae, x)
     out = own_scale(sae, x) @ sae.W_dec.numpy().astype(np.float64) + sae.b_dec.numpy()

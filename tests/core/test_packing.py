@@ -13,7 +13,14 @@ from hypothesis.extra import numpy as hnp
 
 from sae_backend import packing
 from sae_backend.core import pages
-from sae_backend.core.results import ExamplesByLatent, HistogramsByLatent, LogitsByLatent, NeighboursByLatent
+from sae_backend.core.results import (
+    CofiringByLatent,
+    ExamplesByLatent,
+    HistogramsByLatent,
+    LogitsByLatent,
+    MissesByLatent,
+    NeighboursByLatent,
+)
 from sae_backend.packing import Examples
 from tests import packers
 
@@ -134,6 +141,44 @@ def test_records_laid_together_are_read_one_by_one(
             assert_equal(a, b)
 
 
+@st.composite
+def misses(draw: st.DrawFn) -> MissesByLatent:
+    n, m = draw(st.integers(1, 6)), draw(st.integers(0, 5))
+    margin = draw(array(np.float32, (n, m), st.floats(-9, 0, width=32)))
+    for i, length in enumerate(draw(st.lists(st.integers(0, m), min_size=n, max_size=n))):
+        margin[i, length:] = np.nan
+    context, peak = array(np.uint32, (n, m), U32), array(np.uint16, (n, m), st.integers(0, 999))
+    return MissesByLatent(draw(context), draw(peak), margin)
+
+
+@st.composite
+def cofirings(draw: st.DrawFn) -> CofiringByLatent:
+    n, m, beside = draw(st.integers(1, 6)), draw(st.integers(0, 10)), draw(st.integers(0, 10))
+    counts, sides = st.integers(0, 65_536), []
+    latent = draw(array(np.int64, (n, m), st.integers(0, 2**31)))
+    for i, length in enumerate(draw(st.lists(st.integers(0, m), min_size=n, max_size=n))):
+        latent[i, length:] = -1
+    for _ in range(2):
+        there = draw(array(bool, (n, beside), st.booleans()))
+        sides += [np.where(there, draw(array(np.int64, (n, beside), counts)), -1) for _ in range(2)]
+    lists = (draw(array(np.uint32, (n, m), counts)) for _ in range(2))
+    return CofiringByLatent(draw(counts), draw(array(np.uint32, n, counts)), latent, *lists, *sides)
+
+
+@settings(max_examples=50, deadline=None)
+@given(misses(), cofirings())
+def test_misses_and_what_fires_together_come_back_exactly(m: MissesByLatent, c: CofiringByLatent) -> None:
+    for blob, record in zip(packers.rows(pages.misses(m)), m, strict=True):
+        assert blob == packers.pack_misses(record)
+        back = packing.unpack_misses(blob)
+        assert (back is None) == (not len(record.context))
+        if back is not None:
+            assert_equal(back, record)
+    for blob, record in zip(packers.rows(pages.cofiring(c)), c, strict=True):
+        assert blob == packers.pack_cofiring(record)
+        assert_equal(packing.unpack_cofiring(blob), record)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=50))
 def test_a_vocabulary_comes_back_byte_for_byte(words: list[tuple[bytes, bool]]) -> None:
@@ -149,7 +194,9 @@ def test_a_latent_without_examples_is_a_header() -> None:
         assert len(packing.unpack_examples(packed).interval) == 0
 
 
-@pytest.mark.parametrize("unpack", ["examples", "histogram", "logits", "neighbours", "vocabulary"])
+@pytest.mark.parametrize(
+    "unpack", ["examples", "histogram", "logits", "neighbours", "misses", "cofiring", "vocabulary"]
+)
 def test_another_version_is_refused_with_a_sentence(unpack: str) -> None:
     blob = bytes([packing.VERSION + 1]) + bytes(40)
     with pytest.raises(ValueError, match="packed column of version 2; this code reads 1: migrate the run"):

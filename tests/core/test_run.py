@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from sae_backend.core import fidelity
+from sae_backend.core import cofiring, fidelity
 from sae_backend.core.config import RunConfig
 from sae_backend.core.contexts import tokenize, vocabulary
 from sae_backend.core.decoder import Decoder
@@ -24,7 +24,7 @@ from tests.core import brute
 from tests.core.small import HOOK, SEPARATOR, small_lm, small_sae
 
 CONTEXTS, CTX_LEN, D_SAE = 12, 32, 70
-CFG = RunConfig(batch_contexts=CONTEXTS, top=6, fidelity_every=3, ce_contexts=4)
+CFG = RunConfig(batch_contexts=CONTEXTS, top=6, fidelity_every=3, ce_contexts=4, sample_every=1)
 SAES: dict[str, dict[str, Any]] = {
     "topk, layer norm": {"input_norm": "layer_norm", "subtract_b_dec": True},
     "topk, constant norm": {"input_norm": "constant_norm", "output_scale": 1.5},
@@ -87,8 +87,10 @@ def hidden_of(lm: LM, tokens: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("count_special", [False, True])
 @pytest.mark.parametrize("options", SAES.values(), ids=SAES)
 def test_a_run_gives_what_dense_activations_give(
-    lm: LM, tokens: np.ndarray, tmp_path: Path, options: dict[str, Any], count_special: bool
-) -> None:
+    lm: LM, tokens: np.ndarray, tmp_path: Path, options: dict[str, Any], count_special: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cofiring, "PAIRS", 10**6)  # all sampled tokens are kept
     sae = small_sae(**options)
     cfg = replace(CFG, count_special=count_special)
     outcome = run(sae, lm, tokens, tmp_path, cfg)
@@ -110,8 +112,36 @@ def test_a_run_gives_what_dense_activations_give(
             row = np.zeros(CTX_LEN)
             row[ours.examples[i].position[a:b]] = ours.examples[i].act[a:b]
             assert np.allclose(row, acts[c, :, i], rtol=1e-4, atol=1e-4), (i, j)
+    assert_near(sae, hidden, acts, counted, ours)
     assert fidelity.figures(outcome.sums)["l0"] == pytest.approx((acts[counted] > 0).sum(1).mean())
     assert fidelity.figures(outcome.sums)["l0"] == pytest.approx(ours.stats.density.sum())
+
+
+def assert_near(
+    sae: SparseAutoencoder, hidden: np.ndarray, acts: np.ndarray, counted: np.ndarray, ours: LatentShard
+) -> None:
+    """Margins and where dead latents came closest, on every fourth context; what fires together, on all."""
+    assert ours.misses is not None and ours.cofiring is not None
+    margins = np.full(acts.shape, -np.inf)
+    margins[counted] = brute.margins(sae, hidden[counted])
+    margins = margins[::4]
+    assert np.allclose(ours.stats.margin, margins.max((0, 1)), rtol=1e-3, atol=1e-3)
+    fires = acts[counted] > 0
+    for i in range(D_SAE):
+        best = np.sort(margins[:, :, i].max(1))[::-1] if not fires[:, i].any() else np.zeros(0)
+        near = ours.misses[i]
+        assert np.allclose(near.margin, best, rtol=1e-3, atol=1e-3)
+        at = [margins[c // 4, p, i] for c, p in zip(near.context.tolist(), near.peak.tolist(), strict=True)]
+        assert np.allclose(at, best, rtol=1e-3, atol=1e-3)
+        with_it = fires & fires[:, [i]]
+        both, either = with_it.sum(0), (fires | fires[:, [i]]).sum(0)
+        together = ours.cofiring[i]
+        assert (together.tokens, together.own) == (len(fires), both[i])
+        assert together.both.tolist() == both[together.latent].tolist()
+        indices = np.delete(both / np.maximum(either, 1), i)
+        found = [together.jaccard(*pair) for pair in zip(together.both, together.firings, strict=True)]
+        assert found == sorted(indices[indices > 0].tolist(), reverse=True)[:10]
+        assert together.nearest.tolist() == both[ours.neighbours[i].nearest].tolist()
 
 
 @pytest.mark.parametrize("options", SAES.values(), ids=SAES)
@@ -182,7 +212,8 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
 def together(shards: list[LatentShard]) -> dict[str, Any]:
     """Shards of latents end to end, without what the weights alone say."""
     stats = [np.concatenate(x) for x in zip(*(astuple(s.stats) for s in shards), strict=True)]
-    lists = {name: [x for s in shards for x in getattr(s, name)] for name in ("examples", "histograms", "strongest")}
+    names = ("examples", "histograms", "strongest", "misses", "cofiring")
+    lists = {name: [x for s in shards for x in getattr(s, name)] for name in names}
     return {"stats": stats, **lists, "sparks": np.concatenate([s.sparks for s in shards])}
 
 
