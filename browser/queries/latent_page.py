@@ -14,6 +14,7 @@ from django.utils.html import strip_tags
 from django.utils.safestring import SafeString
 
 from browser import charts, figures, pages
+from browser.axes import Tick
 from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part, weakest
 from browser.queries import latent_near, training
 from browser.queries.latent_near import Misses, Neighbour
@@ -154,12 +155,12 @@ class LatentPage:
         return [*decoders, ("Jaccard", "Fire together", "tokens", self.together)] if self.together else decoders
 
     @property
-    def theta(self) -> charts.Tick | None:
+    def theta(self) -> Tick | None:
         """Its threshold on the axis of the histogram, where it has one of its own."""
         least, top = self.threshold or 0.0, self.contexts.top
         if not self.chart or not 0 < least <= top:
             return None
-        return charts.Tick(round(100 * least / top, 2), f"{least:.{self.contexts.decimals}f}")
+        return Tick(round(100 * least / top, 2), f"{least:.{self.contexts.decimals}f}")
 
     @property
     def pinned(self) -> str:
