@@ -12,7 +12,7 @@ LAUNCH := exec $(BIN)/python -m sae_backend.launch --stop-with-parent
 export PORT HOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run worker shell test test-core lint types check bench bench-million bench-pages bench-peers train-demo
+.PHONY: help setup demo run worker shell test test-core lint types check bench bench-pairs bench-million bench-pages bench-peers train-demo
 
 help:  ## list what can be made
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ train-demo: $(VENV)/.installed  ## train the demo's model and SAEs again, about 
 
 bench: $(VENV)/.installed  ## time the computation
 	@$(BIN)/python -m bench
+
+bench-pairs: $(VENV)/.installed  ## time all pairs of 131,072 directions of 768 over their matmul, about 5 minutes
+	@$(BIN)/python -m bench.directions
 
 bench-million: $(VENV)/.installed  ## time and size an SAE of 1,048,576 latents, about 10 minutes and 20 GB of disk
 	@$(BIN)/python -m bench.million

@@ -21,7 +21,7 @@ FIRST = ("index", "status", "firings", "nearest_live")  # before the statistics 
 GROUP = 32_768  # latents in a row group of a Parquet file: what is held at once
 
 
-class _Line:
+class Line:
     """A file that gives back what is written to it, for the csv module."""
 
     def write(self, text: str) -> str:
@@ -54,7 +54,7 @@ class _Sink(io.RawIOBase):
 
 def as_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """A head and a line for each row."""
-    writer = csv.writer(_Line())
+    writer = csv.writer(Line())
     yield writer.writerow(names)
     for row in rows:
         yield writer.writerow([row[name] for name in names])

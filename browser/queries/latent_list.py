@@ -90,7 +90,7 @@ class Filter:
         pairs += [("of", new.of)] if new.of else []
         default = "index" if new.status == ("dead",) else DEFAULT_SORT
         pairs += [("sort", new.sort)] if new.sort != default else []
-        pairs += [("after", _cursor_text(new.after))] if new.after else []
+        pairs += [("after", cursor_text(new.after))] if new.after else []
         return "?" + urlencode(pairs, safe=",") if pairs else ""
 
 
@@ -113,7 +113,7 @@ def read_filter(query: Mapping[str, str], statuses: list[str] | None = None) -> 
     if status == ("dead",) and sort.removeprefix("-") in WHERE_IT_FIRES:
         sort = "index"
     new = Filter(() if status == _statuses_of(sort) else status, ranges, sort, by=by, token=token, of=of)
-    return replace(new, after=_read_cursor(query.get("after", ""), new, ignored), ignored=tuple(ignored))
+    return replace(new, after=read_cursor(query.get("after", ""), new, ignored), ignored=tuple(ignored))
 
 
 def _read_ranges(query: Mapping[str, str], ignored: list[str]) -> tuple[tuple[tuple[str, float], ...], str]:
@@ -124,7 +124,7 @@ def _read_ranges(query: Mapping[str, str], ignored: list[str]) -> tuple[tuple[tu
         by = ""
     for name, (column, _) in RANGES.items():
         text = query.get(name, "").strip()
-        bound = _number(text)
+        bound = read_number(text)
         if bound is not None and (column or by):
             found.append((name, bound))
         elif text:
@@ -141,7 +141,7 @@ def _read_token(query: Mapping[str, str], ignored: list[str]) -> tuple[str, str]
     return token, of if token else ""
 
 
-def _number(text: str) -> float | None:
+def read_number(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
@@ -149,9 +149,9 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_cursor(text: str, new: Filter, ignored: list[str]) -> tuple[float | None, int] | None:
+def read_cursor(text: str, new: Filter, ignored: list[str]) -> tuple[float | None, int] | None:
     value, _, index = text.rpartition(",")
-    number = _number(value)
+    number = read_number(value)
     by_index = new.column.name == "index"
     if index.isdecimal() and len(index) < 10 and (not value if by_index else number is not None):
         return (number, int(index))
@@ -160,7 +160,7 @@ def _read_cursor(text: str, new: Filter, ignored: list[str]) -> tuple[float | No
     return None
 
 
-def _cursor_text(after: tuple[float | None, int]) -> str:
+def cursor_text(after: tuple[float | None, int]) -> str:
     value, index = after
     return str(index) if value is None else f"{value!r},{index}"
 

@@ -196,10 +196,6 @@ class SaePage:
         return str(self.run.number)
 
     @property
-    def opposing_query(self) -> str:
-        return Filter(sort="opposing_cos").query()
-
-    @property
     def sorts(self) -> list[Column]:
         return [*COLUMNS, INDEX]
 

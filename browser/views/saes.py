@@ -88,7 +88,7 @@ def sae_latents_json(request: HttpRequest, ref: str) -> HttpResponse:
     try:
         rows = sae_page.latents_json(resolved, wanted, size)
     except TooSlow as slow:
-        return _too_slow(slow)
+        return too_slow(slow)
     return pages.of_run(request, resolved.run, lambda: pages.as_json(rows))
 
 
@@ -116,7 +116,7 @@ def sae_scatter_json(request: HttpRequest, ref: str) -> HttpResponse:
     try:
         return pages.of_run(request, resolved.run, lambda: pages.as_json(scatter.scatter_json(resolved)))
     except TooSlow as slow:
-        return _too_slow(slow)
+        return too_slow(slow)
 
 
 @require_safe
@@ -143,5 +143,5 @@ def _filter(request: HttpRequest) -> Filter:
     return latent_list.read_filter(request.GET.dict(), request.GET.getlist("status"))
 
 
-def _too_slow(slow: TooSlow) -> HttpResponse:
+def too_slow(slow: TooSlow) -> HttpResponse:
     return pages.as_json({"error": "too slow", "message": slow.sentence}, 503)
