@@ -1,8 +1,8 @@
 """python -m bench.directions: the nearest and most opposing of 131,072 directions of 768 dimensions, over its matmul.
 
-As a run does it: pieces of latents side by side on every core, each compared with all. The floor is the blocked matmul of
-the same pairs in the same dtype, and that of each pair once. All take turns of some thousand latents, so that other load
-slows them alike.
+As a run does it: pieces of latents side by side on every core, each compared with all. The floor is the blocked matmul
+of the same pairs in the same dtype, and that of each pair once. All take turns of some thousand latents, so that other
+load slows them alike.
 """
 
 from __future__ import annotations

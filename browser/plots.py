@@ -192,3 +192,40 @@ def _round_steps(first: int, last: int) -> list[int]:
     power = 10.0 ** math.floor(math.log10(size))
     step = int(next(power * k for k in (1, 2, 5, 10) if power * k >= size))
     return list(range(-(-first // step) * step, last + 1, step))
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How a statistic is distributed over the latents that have it, both axes linear."""
+
+    path: str
+    xticks: list[Tick]
+    yticks: list[Tick]
+    lines: list[Line]
+    latents: int
+    says: str  # the chart in one sentence
+
+
+def distribution(
+    histogram: Mapping[str, Any] | None, name: str, marks: Sequence[tuple[float, str]]
+) -> Distribution | None:
+    """The histogram {low, step, counts} of a run, with lines at marked values; None where the run has none."""
+    counts = (histogram or {}).get("counts") or []
+    if not histogram or not any(counts):
+        return None
+    low, width = histogram["low"], histogram["step"] * len(counts)
+    ceiling, yticks = _round_axis(max(counts))
+    place = lambda v: round(100 * (v - low) / width, 2)  # noqa: E731
+    lines = [Line(place(v), text, left=place(v) > 55) for v, text in marks if 0 <= place(v) <= 100]
+    xticks = [_tick(place(v), f"{v:.3g}") for v in _between(low, low + width)]
+    said = "".join(f"; {text}" for _, text in marks)
+    says = f"Histogram of {name} over {sum(counts)} latents, from {low:.3g} to {low + width:.3g}{said}."
+    return Distribution(_bars(counts, ceiling), xticks, yticks, lines, sum(counts), says)
+
+
+def _between(low: float, high: float) -> list[float]:
+    """Three to seven round values."""
+    size = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(size))
+    step = next(power * k for k in (1, 2, 5, 10) if power * k >= size)
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

@@ -11,6 +11,7 @@ from django.db import connection
 from sae_backend.models import STATUS_NAMES
 
 DENSITY_LOW, DENSITY_STEP, DENSITY_BINS = -8.0, 0.125, 64  # log10
+BINS = 48  # of other statistics, from the least to the greatest
 KURTOSIS_LOW, KURTOSIS_STEP, KURTOSIS_BINS = 0.0, 0.125, 72  # log10
 
 
@@ -22,6 +23,7 @@ def from_tables(latent: str, columns: list[str]) -> dict[str, Any]:
         "density_histogram": _density(latent),
         "scatter": _scatter(latent),
         "opposing": {str(c): _scalar(f"select count(*) from {latent} where opposing_cos < {c}") for c in (-0.7, -0.9)},
+        "histograms": {c: _histogram(latent, c) for c in ("dimensionality", "encoder_decoder_cos")},
         "mean_nearest_cos": _scalar(f"select avg(nearest_cos) from {latent} where status > 0"),
     }
 
@@ -55,6 +57,19 @@ def _quantiles(latent: str, column: str) -> list[float] | None:
     return _scalar(
         f"select percentile_cont(array[{steps}]) within group (order by {column}) from {latent} where status > 0"
     )
+
+
+def _histogram(latent: str, column: str) -> dict[str, Any] | None:
+    """Of a statistic over the latents that fired, from its least to its greatest; None where it does not vary."""
+    among = f"from {latent} where status > 0 and {column} is not null"
+    low, high = _rows(f"select min({column}), max({column}) {among}")[0]
+    if low is None or not low < high:
+        return None
+    bins = f"least({BINS}, width_bucket({column}, {low!r}::float8, {high!r}::float8, {BINS}))"
+    counts = np.zeros(BINS, int)
+    for i, n in _rows(f"select {bins}, count(*) {among} group by 1"):
+        counts[i - 1] = n
+    return {"low": low, "step": (high - low) / BINS, "counts": counts.tolist()}
 
 
 def _density(latent: str) -> dict[str, Any]:

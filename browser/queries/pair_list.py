@@ -1,7 +1,8 @@
 """Pairs of latents whose decoder rows nearly oppose or resemble each other: a list of any length, page by page.
 
 Each latent's ten nearest and most opposing others are stored. So a page takes some latents whose own best cosine is
-beyond the bound, in the order asked for, and all their stored others beyond it; a pair that both have stands by the first.
+beyond the bound, in the order asked for, and all their stored others beyond it; a pair that both have stands by the
+first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from django.utils.safestring import SafeString
 
 from browser.errors import TooSlow
 from browser.queries import latent_list
+from browser.queries.geometry import expectation
 from browser.queries.latent_list import Filter
 from browser.queries.latents import vocabulary
 from browser.queries.saes import ResolvedSae
@@ -159,13 +161,11 @@ def _members(run: Run, indices: list[int], side: str) -> dict[int, Member]:
             " where l.run_id = %s and p.run_id = %s and l.index = any(%s) and p.index = any(%s)",
             [run.pk, run.pk, indices, indices],
         )
-        return {row[0]: _member(*row, side) for row in cursor.fetchall()}
+        return {row[0]: _member(row, side) for row in cursor.fetchall()}
 
 
-def _member(
-    index: int, status: int, density: float, strongest: list[int], near: float | None, far: float | None, blob: bytes,
-    side: str,
-) -> Member:  # fmt: skip
+def _member(row: tuple[Any, ...], side: str) -> Member:
+    index, status, density, strongest, near, far, blob = row
     x = packing.unpack_neighbours(blob)
     ids, cosines = (x.opposing, x.opposing_cos) if side == "opposing" else (x.nearest, x.nearest_cos)
     others = dict(zip(ids.tolist(), cosines.tolist(), strict=True))
@@ -222,6 +222,10 @@ class PairListPage:
     def chance(self) -> float:
         """How many of as many random directions have such a pair."""
         return baseline.opposing(self.sae.d_sae, self.sae.d_out, -abs(self.wanted.bound))
+
+    @property
+    def expected(self) -> str:
+        return expectation(self.chance)
 
     @property
     def opposing(self) -> bool:

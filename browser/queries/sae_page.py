@@ -14,6 +14,7 @@ from browser import pages, plots
 from browser.errors import TooSlow
 from browser.queries import latent_list
 from browser.queries.columns import BY_NAME, COLUMNS, INDEX, SHOWN, Column
+from browser.queries.geometry import Geometry, geometry_of
 from browser.queries.latent_list import Filter, Rows
 from browser.queries.latents import neighbour_rows, vocabulary, with_tokens
 from browser.queries.progress import Progress
@@ -190,6 +191,10 @@ class SaePage:
         """The SAE in one sentence, for whoever sees only a link to it."""
         measured = "" if self.summary.get("fvu") is None else f"; FVU {self.summary['fvu']:.3f}"
         return f"{self.sae.d_sae:,} latents at {self.sae.hook_name} of {self.sae.lm.name}{measured}."
+
+    @property
+    def geometry(self) -> Geometry:
+        return geometry_of(self.sae, self.summary)
 
     @property
     def run_number(self) -> str:

@@ -84,6 +84,15 @@ def test_the_frontier_and_an_sae_in_training(looking: Looking, live_server: obje
         looking.open(f"{live_server}{path}", name)
 
 
+def test_pairs_of_latents(looking: Looking, live_server: object) -> None:
+    published, readable = sae_rows.publish(), latent_rows.publish()
+    at, pair = f"/s/{published.sae.public_id}/pairs", f"/s/{readable.sae.public_id}/pairs/{ALIVE}"
+    looking.open(f"{live_server}{at}?below=-0.4", "pairs")
+    looking.open(f"{live_server}{at}?side=nearest&above=x", "pairs-nearest")
+    looking.open(f"{live_server}{pair}-10", "pair")
+    looking.open(f"{live_server}{pair}-{DEAD}", "pair-dead")
+
+
 def test_what_is_not_there(looking: Looking, live_server: object) -> None:
     published, gone = sae_rows.publish(), sae_rows.publish(sae_rows.new_sae("gone", slug="gone"))
     managing.delete(gone.sae)
