@@ -22,7 +22,7 @@ from browser.views.saes import too_slow
 def pair_list_page(request: HttpRequest, ref: str) -> HttpResponse:
     """Show one page of an SAE's pairs; an SAE that is not computed yet shows its progress instead."""
     try:
-        resolved = links.opened(ref)
+        resolved = links.opened(request, ref)
     except NotReady:
         return redirect("sae_detail", ref)
     return pages.of_run(request, resolved.run, lambda: _listed(request, resolved))
@@ -73,7 +73,7 @@ _MEMBER = ("index", "status", "density")
 def pair_detail(request: HttpRequest, ref: str, first: int, second: int) -> HttpResponse:
     """Show two latents side by side."""
     try:
-        resolved = links.opened(ref)
+        resolved = links.opened(request, ref)
     except NotReady:
         return redirect("sae_detail", ref)
     return pages.of_run(
@@ -83,5 +83,5 @@ def pair_detail(request: HttpRequest, ref: str, first: int, second: int) -> Http
 
 @require_safe
 def pair_json(request: HttpRequest, ref: str, first: int, second: int) -> HttpResponse:
-    resolved = links.opened(ref)
+    resolved = links.opened(request, ref)
     return pages.kept(request, resolved, lambda: pages.as_json(pair_page.as_json(resolved, first, second)))
