@@ -44,9 +44,6 @@ class Command(BaseCommand):
             lm, dataset = self._text(options["tokens"])
         imports = [self._import(path, extra, lm, dataset) for path, extra in SAES[: options["saes"]]]
         follow([row.pk for row in imports], self.stdout)
-        for row in SaeImport.objects.filter(pk__in=[row.pk for row in imports], sae__isnull=False, name__in=STEPS):
-            if row.sae and row.sae.step != STEPS[row.name]:
-                series.assign(row.sae, SERIES, STEPS[row.name])
 
     def _text(self, tokens: int) -> tuple[LanguageModel, Dataset]:
         from sae_backend.core.language_model import LanguageModelError
@@ -66,8 +63,15 @@ class Command(BaseCommand):
         row = SaeImport.objects.filter(name=name, lm=lm, dataset=dataset).order_by("-pk").first()
         stopped = (Run.State.FAILED, Run.State.CANCELLED)
         if row and row.state != SaeImport.State.FAILED and not (row.run and row.run.state in stopped):
-            return row
-        return intake.ask(name, source, lm, dataset, extra)
+            return _in_series(row)
+        return intake.ask(name, source, lm, dataset, extra, SERIES if name in STEPS else "", STEPS.get(name))
+
+
+def _in_series(row: SaeImport) -> SaeImport:
+    """An SAE that an earlier version brought in takes its place among the steps."""
+    if row.sae and row.name in STEPS and row.sae.step is None:
+        series.assign(row.sae, SERIES, STEPS[row.name])
+    return row
 
 
 def _shuffled() -> list[tuple[str, str]]:
