@@ -54,6 +54,8 @@ def test_every_latent_of_a_token_is_found_and_the_saes_take_turns(
     expected = [_having(stats, word, (where,) if where else ("strongest", "promoted")) for stats in two]
     found, seen = _found(client, q=word, **{"in": where}), dict[str, list[int]]()
     assert found["number"] == sum(map(len, expected)) > 0
+    in_turn = [stats.sae.public_id for stats in (two[1], two[0])]  # by hook point
+    assert [hit["sae"] for hit in found["latents"]] == (in_turn * results.PAGE)[: results.PAGE]
     while True:
         for hit in found["latents"]:
             seen.setdefault(hit["sae"], []).append(hit["index"])
