@@ -18,6 +18,7 @@ from sae_backend.core.decoder import Decoder
 from sae_backend.core.language_model import LM
 from sae_backend.core.run import ContextPass, LatentPass, RunError
 from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.core.token_sets import TokenSets, token_sets
 from sae_backend.models import LanguageModel, Run, RunShard, Sae
 from sae_backend.registry import source_of
 
@@ -78,10 +79,16 @@ def latent_pass(run_id: int, computed_at: datetime | None) -> LatentPass:
     run = Run.objects.select_related("sae").get(pk=run_id)
     cfg = config_of(run)
     unembedding = lm(run.sae.lm_id, cfg.dtype).unembedding()
-    decoder = Decoder(sae(run.sae_id), unembedding, getattr(torch, cfg.dtype))
+    decoder = Decoder(sae(run.sae_id), unembedding, getattr(torch, cfg.dtype), sets_of(run.sae.lm_id))
     shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
     with spool.reading(shards) as paths:
         return LatentPass(paths, decoder, cfg)
+
+
+@lru_cache(maxsize=2)
+def sets_of(lm_pk: int) -> TokenSets:
+    """The token sets of a language model's vocabulary."""
+    return token_sets(*packing.unpack_vocabulary(bytes(LanguageModel.objects.get(pk=lm_pk).vocabulary)))
 
 
 def config_of(run: Run) -> RunConfig:

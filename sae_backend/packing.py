@@ -28,6 +28,7 @@ MISSES = np.dtype([("version", "u1"), ("n", "u1"), ("_", "2u1")])
 COFIRING = np.dtype(
     [("version", "u1"), ("m", "u1"), ("nearest", "u1"), ("opposing", "u1"), ("tokens", "<u4"), ("own", "<u4")]
 )
+ENRICHMENT = np.dtype([("version", "u1"), ("_", "u1"), ("n", "<u2")])
 VOCABULARY = np.dtype([("version", "u1"), ("_", "3u1"), ("n", "<u4")])
 
 Array = npt.NDArray[Any]
@@ -175,6 +176,12 @@ def unpack_cofiring(blob: bytes | None) -> Together | None:
     r = _Reader(blob, COFIRING)
     sizes = [int(r.head[name]) for name in ("m", "m", "m", "nearest", "nearest", "opposing", "opposing")]
     return Together(int(r.head["tokens"]), int(r.head["own"]), *(r.take("<u4", n) for n in sizes))
+
+
+def unpack_enrichment(blob: bytes) -> npt.NDArray[np.float32]:
+    """z of each of the run's token sets, NaN where undefined."""
+    r = _Reader(blob, ENRICHMENT)
+    return r.take("<f4", int(r.head["n"]))
 
 
 def token_dtype(d_vocab: int) -> str:

@@ -83,6 +83,7 @@ class LatentPage(models.Model):
     neighbours = models.BinaryField()
     misses = models.BinaryField(null=True)  # empty for a latent that fired
     cofiring = models.BinaryField(null=True)
+    enrichment = models.BinaryField(null=True)  # of runs before there was any, and without an unembedding
 
     class Meta:
         managed = False

@@ -73,7 +73,7 @@ def latents(table: str, run_id: int, result: LatentShard) -> None:
 
 def pages(table: str, run_id: int, result: LatentShard) -> None:
     """The packed columns of a shard: what a latent's page shows whole."""
-    names = ["examples", "histogram", "logits", "neighbours", "misses", "cofiring"]
+    names = ["examples", "histogram", "logits", "neighbours", "misses", "cofiring", "enrichment"]
     with copy(table, ["run_id", "index", *names]) as out:
         columns = (
             packed.examples(result.examples),
@@ -82,6 +82,7 @@ def pages(table: str, run_id: int, result: LatentShard) -> None:
             packed.neighbours(result.neighbours),
             packed.misses(result.misses) if result.misses else _nothing(result),
             packed.cofiring(result.cofiring) if result.cofiring else _nothing(result),
+            _nothing(result) if result.enrichment is None else packed.enrichments(result.enrichment),
         )
         _send(out, [*_key(run_id, result), *(part for c in columns for part in _octets(c))], 2 + len(columns))
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from sae_backend.core import page_kernels
+from sae_backend.core.enrichment import Enrichment
 from sae_backend.core.language_model import Unembedding
 from sae_backend.core.margins import least_acts
 from sae_backend.core.neighbours import Directions
 from sae_backend.core.results import DecoderStats, LogitsByLatent, NeighboursByLatent
 from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.core.token_sets import TokenSets
 
 N_LOGITS = 10
 LOGIT_BINS = 50
@@ -29,13 +31,18 @@ class DecoderFacts:
     stats: DecoderStats
     neighbours: NeighboursByLatent
     logits: LogitsByLatent
+    enrichment: npt.NDArray[np.float32] | None
 
 
 class Decoder:
     """Unit decoder rows of one SAE, ready to be compared; about d_sae × d_out × 4 bytes."""
 
     def __init__(
-        self, sae: SparseAutoencoder, unembedding: Unembedding | None, dtype: torch.dtype = torch.float32
+        self,
+        sae: SparseAutoencoder,
+        unembedding: Unembedding | None,
+        dtype: torch.dtype = torch.float32,
+        sets: TokenSets | None = None,
     ) -> None:
         """dtype: of the first, rough comparison of all pairs; it changes the time, not the result."""
         self.sae = sae
@@ -45,6 +52,8 @@ class Decoder:
             unembedding = None  # the latent does not write to the residual stream: no direct effect
         self.d_vocab = 0 if unembedding is None else unembedding.weight.shape[1]
         self._effect = None if unembedding is None else _times(unembedding.weight.to(sae.device))
+        told = unembedding is not None and sets is not None
+        self._enrichment = Enrichment(unembedding.weight.to(sae.device), sets) if told else None
 
     @torch.no_grad()
     def facts(self, lo: int, hi: int, live: Tensor, products: Tensor) -> DecoderFacts:
@@ -66,7 +75,8 @@ class Decoder:
             logit_skewness=moments[:, 1],
             logit_kurtosis=moments[:, 2],
         )
-        return DecoderFacts(stats, NeighboursByLatent(**vars(others)), logits)
+        enriched = None if self._enrichment is None else self._enrichment.z(self.unit[lo:hi], moments[:, 0])
+        return DecoderFacts(stats, NeighboursByLatent(**vars(others)), logits, enriched)
 
     def _threshold(self, lo: int, hi: int) -> npt.NDArray[np.float64]:
         """NaN without thresholds, or where every token brings another scale."""

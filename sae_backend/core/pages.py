@@ -109,6 +109,11 @@ def cofiring(x: CofiringByLatent) -> Parts:
     return head, *(kept(values.astype("<u4"), which) for values, which in zip(lists, keep, strict=True))
 
 
+def enrichments(z: npt.NDArray[np.float32]) -> Parts:
+    """z [n n_sets]."""
+    return _heads(packing.ENRICHMENT, len(z), n=z.shape[1]), fixed(np.asarray(z, "<f4"))
+
+
 def _heads(header: np.dtype[Any], n_latents: int, **values: Any) -> Ragged:
     heads = np.zeros(n_latents, header)
     heads["version"] = packing.VERSION

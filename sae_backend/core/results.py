@@ -289,6 +289,8 @@ class LatentShard:
     misses: MissesByLatent | None = None
     cofiring: CofiringByLatent | None = None
     #: None where the contexts were encoded before there were samples.
+    enrichment: Effects | None = None
+    #: [n n_sets] z of the logit effects on each of a run's token sets; None without an unembedding.
 
 
 def status_of(firings: npt.NDArray[np.int64], n_tokens: int) -> npt.NDArray[np.int16]:

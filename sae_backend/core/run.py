@@ -280,4 +280,5 @@ class LatentPass:
             neighbours=facts.neighbours,
             misses=self.margins.misses(lo, hi, dead) if self.margins else None,
             cofiring=self.cofiring.of(lo, hi, facts.neighbours) if self.cofiring else None,
+            enrichment=facts.enrichment,
         )
