@@ -37,6 +37,8 @@ ROWS = {
     "logit_std": "logit std, skewness, kurtosis",
     "logit_skewness": "logit std, skewness, kurtosis",
     "logit_kurtosis": "logit std, skewness, kurtosis",
+    "logit_class": "logit class",
+    "token_sets": "token sets",
     "encoder_decoder_cos": "encoder–decoder cosine",
     "nearest_cos": "nearest, most opposing",
     "nearest_live_cos": "nearest live",
@@ -51,6 +53,7 @@ ROWS = {
     "k_curve": "FVU against k",
     "basis_kurtosis": "basis kurtosis",
     "training": "cosine to the final direction",
+    "basis_by_layer": "basis kurtosis by layer",
     "opposing": "opposing",
     "features_per_dimension": "features per dimension",
 }

@@ -20,6 +20,7 @@ class Figure:
     means: str  # its definition, one sentence
     value: float | None
     percentile: int | None  # among the latents of the SAE that fired
+    says: str = ""  # how to read it, in a few words beside it
 
     @property
     def rank(self) -> str:
@@ -36,6 +37,7 @@ class _Definition:
     column: str
     name: str
     means: str
+    says: str = ""
 
 
 _DENSITY = _Definition("density", "Density", "Fraction of counted tokens with activation above 0")
@@ -76,26 +78,49 @@ _MARGIN = _Definition(
 )
 DEAD_STRIP = (_DENSITY, _MARGIN, *_DECODER, _NEAREST_LIVE, _OPPOSING)
 SHAPE = (
-    _Definition("std_act", "Standard deviation", "Over the tokens where it fires"),
-    _Definition("skewness", "Skewness", "Over the tokens where it fires"),
+    _Definition("std_act", "Standard deviation", "Over the tokens where it fires", "how much its strength varies"),
     _Definition(
-        "kurtosis_all", "Kurtosis over all tokens", "m4 / m2² over all counted tokens, zeros included"
+        "skewness", "Skewness", "Over the tokens where it fires", "above 0: mostly weak firings, a few strong"
+    ),
+    _Definition(
+        "kurtosis",
+        "Kurtosis when active",
+        "Of the activations where it fires, m4 / m2²",
+        "weight of the tails: uniform 1.8, Gaussian 3, exponential 9",
+    ),
+    _Definition(
+        "kurtosis_all",
+        "Kurtosis over all tokens",
+        "m4 / m2² over all counted tokens, zeros included",
+        "about the mean, zeros included: high for whatever is rare",
     ),
     _Definition(
         "kurtosis_zero",
         "Kurtosis about zero",
         "E[a⁴] / E[a²]² over all counted tokens: mostly restates density",
+        "1 / density times that of the firings: mostly restates density",
     ),
     _MARGIN,
 )
 DEAD_WEIGHTS = (
     _Definition(
-        "logit_std", "Logit effect, std", "Standard deviation of the logit effects over the vocabulary"
+        "logit_std",
+        "Logit effect, std",
+        "Standard deviation of the logit effects over the vocabulary",
+        "how far it moves a typical logit",
     ),
     _Definition(
-        "logit_skewness", "Logit effect, skewness", "Positive where few tokens are strongly promoted"
+        "logit_skewness",
+        "Logit effect, skewness",
+        "m3 / m2^1.5 over the vocabulary",
+        "above 0: a few tokens strongly promoted; below: suppressed",
     ),
-    _Definition("logit_kurtosis", "Logit effect, kurtosis", "m4 / m2² over the vocabulary: a Gaussian has 3"),
+    _Definition(
+        "logit_kurtosis",
+        "Logit effect, kurtosis",
+        "m4 / m2² over the vocabulary: a Gaussian has 3",
+        "above 3: few tokens stand apart; below: it splits the vocabulary",
+    ),
 )
 _THRESHOLD = _Definition("threshold", "Threshold", "The activation from which it fires")
 WEIGHTS = (_THRESHOLD, _NEAREST_LIVE, _OPPOSING, *DEAD_WEIGHTS)
@@ -106,7 +131,7 @@ def figures(
 ) -> list[Figure]:
     """The figures that a latent's row has; undefined ones are kept."""
     return [
-        Figure(mark_safe(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column))
+        Figure(mark_safe(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column), d.says)
         for d in definitions
         if d is not _THRESHOLD or row[d.column] is not None  # most architectures have none
     ]

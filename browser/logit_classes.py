@@ -36,7 +36,9 @@ CLASSES = (
     LogitClass(
         "suppression", "suppresses a few tokens far below the rest", (_TAILED, ("logit_skewness", "<=", -SKEWED))
     ),
-    LogitClass("partition", "promotes one part of the vocabulary and suppresses the other", (("logit_kurtosis", "<=", FLAT),)),
+    LogitClass(
+        "partition", "promotes one part of the vocabulary and suppresses the other", (("logit_kurtosis", "<=", FLAT),)
+    ),
 )
 BY_NAME = {of.name: of for of in CLASSES}
 WITHOUT = "neither a few tokens nor two parts of the vocabulary stand apart"

@@ -191,6 +191,8 @@ def _figures(run: Run) -> dict[str, Any]:
         "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,
         "dtype": kept.config_of(run).dtype,
         "dtype_difference": kept.dtype_difference(run),
+        "basis_by_layer": kept.basis_by_layer(run),
+        "token_sets": kept.sets_of(run.sae.lm_id).described(),
         "device": kept.device(),
         "seconds": seconds,
     }

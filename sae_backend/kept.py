@@ -12,14 +12,14 @@ import torch
 from django.conf import settings
 
 from sae_backend import memory, packing, spool, storage, store
-from sae_backend.core import checkpoints, language_model, precision
+from sae_backend.core import checkpoints, language_model, layers, precision
 from sae_backend.core.config import RunConfig
 from sae_backend.core.decoder import Decoder
-from sae_backend.core.language_model import LM
+from sae_backend.core.language_model import LM, LanguageModelError
 from sae_backend.core.run import ContextPass, LatentPass, RunError
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.token_sets import TokenSets, token_sets
-from sae_backend.models import LanguageModel, Run, RunShard, Sae
+from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.registry import source_of
 
 DIFFERENCE_TOKENS = 1024  # of a run, computed again in float32
@@ -124,6 +124,21 @@ def dtype_difference(run: Run) -> dict[str, Any] | None:
         return precision.difference(sae(run.sae_id), *models, cfg, special_of(run), tokens)
     except (MemoryError, torch.OutOfMemoryError, RunError):
         return None
+
+
+def basis_by_layer(run: Run) -> dict[str, Any] | None:
+    """Of the run's data set in its dtype, computed by whichever run asks first; None where it cannot be."""
+    dtype, dataset = config_of(run).dtype, Dataset.objects.get(pk=run.dataset_id)
+    if dtype not in dataset.basis_by_layer:
+        wanted = precision.spread(dataset.n_contexts, layers.CONTEXTS)
+        tokens = np.concatenate([store.read_contexts(dataset, c, c + 1) for c in wanted])
+        try:
+            found = layers.basis_by_layer(lm(run.sae.lm_id, dtype), tokens, special_of(run))
+        except (MemoryError, torch.OutOfMemoryError, LanguageModelError):
+            return None
+        dataset.basis_by_layer[dtype] = found
+        dataset.save(update_fields=["basis_by_layer"])
+    return dict(dataset.basis_by_layer[dtype])
 
 
 @lru_cache(maxsize=1)

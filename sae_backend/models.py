@@ -49,6 +49,7 @@ class Dataset(models.Model):
     n_documents = models.IntegerField(default=0)
     ready = models.BooleanField(default=False)
     recipe = models.JSONField(default=dict)  # how it is made again for another language model: additions.recipe
+    basis_by_layer = models.JSONField(default=dict)  # core.layers.basis_by_layer by dtype, once one was asked for
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="datasets")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -21,7 +21,7 @@ COLUMNS = (
     Column("max_act", "max", "Largest activation: the length of what the latent writes to the model"),
     Column("mean_act", "mean", "Mean activation over the tokens where it fires"),
     Column("std_act", "std", "Standard deviation of the activation over the tokens where it fires"),
-    Column("skewness", "skewness", "Skewness of over the tokens where it fires"),
+    Column("skewness", "skewness", "Skewness over the tokens where it fires"),
     Column("kurtosis", "kurtosis", "Pearson kurtosis over the tokens where it fires; a Gaussian has 3"),
     Column("kurtosis_all", "kurtosis, all tokens", "Pearson kurtosis over all counted tokens"),
     Column(

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from browser import logit_classes
 from browser.contexts import Example, examples
-from browser.queries import latent_near
+from browser.queries import latent_near, logit_meaning
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
 from browser.tokens import Vocabulary, strings
@@ -41,7 +42,7 @@ def data(resolved: ResolvedSae, index: int) -> dict[str, Any]:
         "strongest": [words.text(t) for t in latent.strongest],
         "histogram": _histogram(latent),
         "examples": _examples(resolved, latent, words),
-        "logits": _logits(latent, words),
+        "logits": _logits(run, latent, words),
         "neighbours": _neighbours(run, latent),
         "misses": _misses(resolved, latent, words),
         "margin_tokens": latent_near.sampled(run, "margin"),
@@ -92,7 +93,7 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{v:.5g}") if v else 0.0 for v in values]
 
 
-def _logits(latent: Stored, words: Vocabulary) -> dict[str, Any] | None:
+def _logits(run: Run, latent: Stored, words: Vocabulary) -> dict[str, Any] | None:
     """None for a language model without an unembedding to project on."""
     x = latent.logits
     if not len(x.promoted):
@@ -106,6 +107,8 @@ def _logits(latent: Stored, words: Vocabulary) -> dict[str, Any] | None:
         "promoted": side(x.promoted, x.promoted_effect),
         "suppressed": side(x.suppressed, x.suppressed_effect),
         "moments": {m: latent.values[f"logit_{m}"] for m in ("std", "skewness", "kurtosis")},
+        "class": logit_classes.class_name(latent.values),
+        "token_sets": logit_meaning.as_json(run, latent.enrichment),
         "histogram": {"low": x.low, "high": x.high, "counts": x.counts.tolist()},
     }
 

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from psycopg import errors as pg
 
+from browser import logit_classes
 from browser.errors import TooSlow
 from browser.queries import latent_filter
 from browser.queries.columns import BY_NAME, COLUMNS, Column
@@ -31,7 +32,7 @@ RANGES = {
     "from": ("", ">="),  # of the statistic that `by` names
     "to": ("", "<="),
 }
-PARAMETERS = ("status", "sort", "by", *RANGES, "token", "of", "after")
+PARAMETERS = ("status", "sort", "by", *RANGES, "token", "of", "class", "after")
 TOKEN_LISTS = ("strongest", "promoted")  # tokens of a latent that a list can be asked for
 _FIELDS = (
     "index",
@@ -59,6 +60,7 @@ class Filter:
     token: str = ""  # as it was typed; with_tokens in queries.latents reads it
     of: str = ""  # one of TOKEN_LISTS, or "" for either
     ids: tuple[int, ...] | None = None  # the vocabulary's tokens of that text, once looked up
+    logit_class: str = ""  # a name of logit_classes.BY_NAME
 
     @property
     def column(self) -> Column:
@@ -75,7 +77,13 @@ class Filter:
 
     @property
     def narrows(self) -> bool:
-        return bool(self.status or self.ranges or self.token)
+        return bool(self.status or self.ranges or self.token or self.logit_class)
+
+    @property
+    def bounds(self) -> list[logit_classes.Bound]:
+        """Every range asked for, those of the logit class among them."""
+        of_class = logit_classes.BY_NAME[self.logit_class].bounds if self.logit_class else ()
+        return [*((RANGES[name][0] or self.by, RANGES[name][1], bound) for name, bound in self.ranges), *of_class]
 
     def bound(self, name: str) -> float | None:
         return dict(self.ranges).get(name)
@@ -88,6 +96,7 @@ class Filter:
         pairs += [(name, repr(bound)) for name, bound in new.ranges]
         pairs += [("token", new.token)] if new.token else []
         pairs += [("of", new.of)] if new.of else []
+        pairs += [("class", new.logit_class)] if new.logit_class else []
         default = "index" if new.status == ("dead",) else DEFAULT_SORT
         pairs += [("sort", new.sort)] if new.sort != default else []
         pairs += [("after", cursor_text(new.after))] if new.after else []
@@ -112,7 +121,8 @@ def read_filter(query: Mapping[str, str], statuses: list[str] | None = None) -> 
     token, of = _read_token(query, ignored)
     if status == ("dead",) and sort.removeprefix("-") in WHERE_IT_FIRES:
         sort = "index"
-    new = Filter(() if status == _statuses_of(sort) else status, ranges, sort, by=by, token=token, of=of)
+    status = () if status == _statuses_of(sort) else status
+    new = Filter(status, ranges, sort, by=by, token=token, of=of, logit_class=_read_class(query, ignored))
     return replace(new, after=read_cursor(query.get("after", ""), new, ignored), ignored=tuple(ignored))
 
 
@@ -139,6 +149,14 @@ def _read_token(query: Mapping[str, str], ignored: list[str]) -> tuple[str, str]
         ignored.append(f"of={of}")
         of = ""
     return token, of if token else ""
+
+
+def _read_class(query: Mapping[str, str], ignored: list[str]) -> str:
+    name = query.get("class", "")
+    if name and name not in logit_classes.BY_NAME:
+        ignored.append(f"class={name}")
+        return ""
+    return name
 
 
 def read_number(text: str) -> float | None:
@@ -207,9 +225,8 @@ def _filtered(run_id: int, wanted: Filter, size: int) -> tuple[Rows, int] | None
 def _in_columns(wanted: Filter) -> latent_filter.Wanted:
     sort = "" if wanted.column.name == "index" else wanted.column.name
     statuses = [STATUS_NAMES.index(name) for name in wanted.statuses]
-    ranges = [(RANGES[name][0] or wanted.by, RANGES[name][1], bound) for name, bound in wanted.ranges]
     tokens = ((wanted.of,) if wanted.of else TOKEN_LISTS, wanted.ids or ()) if wanted.token else None
-    return latent_filter.Wanted(statuses, ranges, tokens, sort, wanted.descending, wanted.after)
+    return latent_filter.Wanted(statuses, wanted.bounds, tokens, sort, wanted.descending, wanted.after)
 
 
 def _has_token(wanted: Filter) -> tuple[str, list[list[int]]]:
@@ -252,9 +269,8 @@ def _where(run_id: int, wanted: Filter, cursor: bool) -> tuple[str, list[Any]]:
     if len(statuses) < (3 if 0 not in statuses else 4):
         parts.append("status = 0" if statuses == [0] else "status = any(%s)")
         values += [] if statuses == [0] else [statuses]
-    for name, bound in wanted.ranges:
-        ranged, than = RANGES[name]
-        parts.append(f'"{ranged or wanted.by}" {than} %s')
+    for ranged, than, bound in wanted.bounds:
+        parts.append(f'"{ranged}" {than} %s')
         values.append(bound)
     if wanted.token:
         condition, ids = _has_token(wanted)
@@ -289,4 +305,5 @@ def fetch(sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
 
 def _row(values: tuple[Any, ...]) -> dict[str, Any]:
     row = dict(zip(_FIELDS, values, strict=True))
-    return row | {"status": STATUS_NAMES[row["status"]], "spark": bytes(row["spark"])}
+    row |= {"status": STATUS_NAMES[row["status"]], "spark": bytes(row["spark"])}
+    return row | {"logit_class": logit_classes.class_name(row)}

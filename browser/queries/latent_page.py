@@ -19,6 +19,7 @@ from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row
 from browser.queries import latent_near, training
 from browser.queries.latent_near import Misses, Neighbour
 from browser.queries.latents import Stored, documents, stored, vocabulary, windows
+from browser.queries.logit_meaning import LogitMeaning, meaning
 from browser.queries.saes import ResolvedSae
 from browser.queries.training import LatentTraining
 from browser.tokens import Vocabulary, chip, chips
@@ -130,6 +131,7 @@ class LatentPage:
     suppressed: list[Effect]
     logit_chart: charts.LogitChart | None
     misses: Misses | None
+    meaning: LogitMeaning | None
     nearest: list[Neighbour]
     opposing: list[Neighbour]
     together: list[Neighbour]
@@ -302,6 +304,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         promoted=promoted,
         suppressed=suppressed,
         logit_chart=charts.logits(latent.logits, values["logit_std"]),
+        meaning=meaning(run, values, latent.enrichment),
         nearest=nearest,
         opposing=opposing,
         together=together,

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from django.db import connection
 
 from browser.contexts import Window
@@ -22,7 +23,7 @@ from sae_backend.models import STATUS_NAMES, LanguageModel, Latent, Run, Sae
 
 STATISTICS = [f.name for f in Latent._meta.concrete_fields if f.name not in ("pk", "run", "index")]
 MOST_LATENTS = 2**31 - 1  # that an index's column holds
-PACKED = ("examples", "histogram", "logits", "neighbours", "misses", "cofiring")
+PACKED = ("examples", "histogram", "logits", "neighbours", "misses", "cofiring", "enrichment")
 _LATENT = f"""
     select
         (select max(index) from latent where run_id = %s and index < %s and status > 0),
@@ -47,6 +48,7 @@ class Stored:
     neighbours: packing.Neighbours
     misses: packing.Misses | None  # of a latent that fired
     together: packing.Together | None
+    enrichment: npt.NDArray[np.float32]  # z of each of the run's token sets; none of a run that had no sets
 
     @property
     def top(self) -> float:
@@ -81,6 +83,7 @@ def stored(resolved: ResolvedSae, index: int) -> Stored:
         packing.unpack_neighbours(blobs["neighbours"]),
         packing.unpack_misses(blobs["misses"]),
         packing.unpack_cofiring(blobs["cofiring"]),
+        packing.unpack_enrichment(blobs["enrichment"]) if blobs["enrichment"] else np.zeros(0, np.float32),
     )
 
 

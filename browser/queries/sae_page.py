@@ -12,6 +12,8 @@ from django.utils.safestring import SafeString
 
 from browser import pages, plots
 from browser.errors import TooSlow
+from browser.layer_chart import LayerChart, layers
+from browser.logit_classes import CLASSES, LogitClass
 from browser.queries import latent_list
 from browser.queries.columns import BY_NAME, COLUMNS, INDEX, SHOWN, Column
 from browser.queries.geometry import Geometry, geometry_of
@@ -83,7 +85,7 @@ class Table:
 
     @property
     def cleared(self) -> str:
-        return self.filter.query(status=(), ranges=(), by="", token="", of="", after=None) or "?"
+        return self.filter.query(status=(), ranges=(), by="", token="", of="", logit_class="", after=None) or "?"
 
     @property
     def unknown_token(self) -> str:
@@ -155,6 +157,7 @@ class SaePage:
     densities: plots.DensityChart | None
     scatter: plots.ScatterChart | None
     l0: plots.L0Chart | None
+    layers: LayerChart | None
     table: Table
     pairs: list[Pair]
     newer: Run | None  # a run that will take this one's place
@@ -205,6 +208,10 @@ class SaePage:
         return [*COLUMNS, INDEX]
 
     @property
+    def logit_classes(self) -> tuple[LogitClass, ...]:
+        return CLASSES
+
+    @property
     def ranged(self) -> list[Column]:
         """Statistics without fields of their own, which a range can be asked of."""
         return [c for c in self.sorts if c.name not in ("density", "kurtosis")]
@@ -237,7 +244,7 @@ def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
     """The whole page; its table may have been too slow without taking the rest with it."""
     summary, sae = resolved.run.summary, resolved.sae
     expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
-    charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary))
+    charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary), layers(summary, sae.hook_name))
     wanted = with_tokens(wanted, sae.lm)
     return SaePage(resolved, *charts, table(resolved, wanted), opposing_pairs(resolved), newer)
 

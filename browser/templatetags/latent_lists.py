@@ -19,6 +19,7 @@ from browser.contexts import Drawn, Row
 from browser.figures import Figure
 from browser.queries.latent_near import Misses, Neighbour
 from browser.queries.latent_page import Contexts, Effect, Tab
+from browser.queries.logit_meaning import SetEffect
 from browser.templatetags.latent_tags import (
     bars,
     compact,
@@ -79,7 +80,12 @@ def _strip_entry(f: Figure, bound: float | None) -> str:
 @register.simple_tag
 def figure_entries(figures: Iterable[Figure]) -> SafeString:
     """Terms and values of a list of figures."""
-    return mark_safe("".join(f"<dt>{_term(f)}</dt><dd>{compact(f.value)}{_percentile(f, ' ')}</dd>" for f in figures))
+    return mark_safe("".join(map(_figure, figures)))
+
+
+def _figure(f: Figure) -> str:
+    says = f"<small>{escape(f.says)}</small>" if f.says else ""
+    return f"<dt>{_term(f)}{says}</dt><dd>{compact(f.value)}{_percentile(f, ' ')}</dd>"
 
 
 def _term(f: Figure) -> str:
@@ -115,6 +121,25 @@ def effect_rows(effects: Iterable[Effect], css: str = "") -> SafeString:
         for e in effects
     )
     return mark_safe("".join(rows))
+
+
+@register.simple_tag
+def set_rows(sets: Iterable[SetEffect]) -> SafeString:
+    """Sets of tokens with the mean logit effect on each, in standard deviations as a bar and in standard errors."""
+    return mark_safe("".join(map(_set_row, sets)))
+
+
+def _set_row(e: SetEffect) -> str:
+    bar = "dv n" if (e.shift or 0) < 0 else "dv"
+    return (
+        f'<li><span title="{thousands(e.tokens)} tokens: {escape(e.means)}">{escape(e.name)}</span>'
+        f'<span class="{bar}"><i style="--v:{e.width}"></i></span>'
+        f"<span>{_signed(e.shift, 2)}</span><span>{_signed(e.z, 0)}</span></li>"
+    )
+
+
+def _signed(value: float | None, places: int) -> str:
+    return f"+{fixed(value, places)}" if value and value > 0 else fixed(value, places)
 
 
 @register.simple_tag

@@ -109,7 +109,7 @@ def figures(sums: Sums, cfg: SaeConfig | None = None) -> dict[str, Any]:
         "l0_histogram": sorted([v, n] for v, n in sums.l0.items()),
         **_errors(sums),
         "ce": _cross_entropy(sums),
-        "basis_kurtosis": _basis(sums),
+        "basis_kurtosis": basis(sums),
         "k_curve": k_curve.figures(cfg, sums.k_curve) if cfg else None,
     }
 
@@ -131,7 +131,7 @@ def _finite(figure: float | None) -> float | None:
     return figure if figure is not None and math.isfinite(figure) else None
 
 
-def _basis(sums: Sums) -> dict[str, Any] | None:
+def basis(sums: Sums) -> dict[str, Any] | None:
     """Mean kurtosis over the coordinates of the hidden state, and its control under a random rotation."""
     n = sums.basis_tokens
     return {"plain": sums.basis_kurtosis / n, "rotated": sums.rotated_kurtosis / n, "tokens": n} if n else None

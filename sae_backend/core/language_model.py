@@ -11,7 +11,7 @@ import copy
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sae_backend.core.norms import linear_part, normalised
 from sae_backend.core.taps import Side, Taps
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _SITES: dict[str, tuple[tuple[str, Side], ...]] = {
     "hook_mlp_out": (("blocks.{}.ln2_post", "out"), ("blocks.{}.mlp", "out"), ("blocks.{}.mlp.out", "out")),
     "attn.hook_z": (("blocks.{}.attn.o", "in"),),
     "mlp.hook_post": (("blocks.{}.mlp.out", "in"),),
-    "ln1.hook_normalized": (("blocks.{}.ln1", "in"),),  # read only, and normalised once more: see _normalised
+    "ln1.hook_normalized": (("blocks.{}.ln1", "in"),),  # read only, and normalised once more: see norms.py
     "ln2.hook_normalized": (("blocks.{}.ln2", "in"),),
 }
 _Site = tuple[nn.Module, Side]
@@ -133,7 +134,7 @@ class LM:
 
     def _read(self, tokens: Tensor, hook_name: str, site: _Site) -> Tensor:
         hidden = self._plain_capture(tokens, site)
-        return _normalised(site[0], hidden) if hook_name.endswith(_NORMALISED) else hidden
+        return normalised(site[0], hidden) if hook_name.endswith(_NORMALISED) else hidden
 
     def _site(self, hook_name: str) -> _Site | None:
         """The module of the plain forward that was seen to give the bridge's tensor at this hook point."""
@@ -190,6 +191,19 @@ class LM:
         if not kept:
             raise LanguageModelError(f"the plain forward does not call {site[0]}")
         return kept[0].reshape(*tokens.shape, -1)  # from heads, or from tokens end to end
+
+    @torch.no_grad()
+    def captures(self, tokens: Tensor, hook_names: Sequence[str]) -> list[Tensor]:
+        """Hidden states at several hook points, of one forward where the plain one gives them all."""
+        sites = [self._site(name) for name in hook_names]
+        found: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for i, site in enumerate(sites):
+                if site is None:
+                    return [self.capture(tokens, name) for name in hook_names]
+                stack.enter_context(self._taps.changed(*site, lambda hidden, i=i: found.update({i: hidden.clone()}) or hidden))
+            self.hf(tokens, use_cache=False)
+        return [found[i].reshape(*tokens.shape, -1) for i in range(len(sites))]
 
     @torch.no_grad()
     def splice(self, tokens: Tensor, hook_name: str, replace: Callable[[Tensor], Tensor]) -> Tensor:
@@ -281,7 +295,7 @@ class LM:
         weight = head.weight.detach().float().T  # [d_model d_vocab]
         norm = self._final_norm()
         if norm is not None:
-            gain, centres = _linear_part(norm, len(weight), weight.device)
+            gain, centres = linear_part(norm, len(weight), weight.device)
             weight = weight * gain[:, None]
             weight = weight - weight.mean(0) if centres else weight
         return Unembedding(weight.contiguous())
@@ -304,27 +318,6 @@ def _alike(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
         return False
     error = (a - b).float().norm(dim=-1) / b.float().norm(dim=-1).clamp_min(1e-6)
     return bool(error.max() < (1e-3 if dtype == torch.float32 else 0.05))
-
-
-def _normalised(norm: nn.Module, hidden: Tensor) -> Tensor:
-    """What TransformerLens calls normalised: before the norm's gain and bias, in float32."""
-    hidden, width = hidden.float(), hidden.shape[-1:]
-    if isinstance(norm, nn.LayerNorm):
-        return torch.nn.functional.layer_norm(hidden, width, eps=norm.eps)
-    eps: Any = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
-    return torch.nn.functional.rms_norm(hidden, width, eps=eps)
-
-
-@torch.no_grad()
-def _linear_part(norm: nn.Module, d_model: int, device: torch.device) -> tuple[Tensor, bool]:
-    """A norm's gain [d_model] and whether it removes the mean: measured, as modules keep them in many ways."""
-    norm = copy.deepcopy(norm).float()
-    place = torch.arange(d_model, device=device)
-    probe = (100.0 + place / d_model) * (1 - 2 * (place % 2))  # far above any epsilon, nowhere near 0
-    probe -= probe.mean()
-    gain = (norm(probe) - norm(-probe)) / 2 * probe.square().mean().sqrt() / probe  # a bias cancels
-    moved = (norm(probe + 1000) - norm(probe)).norm()
-    return gain, bool(moved < 0.1 * norm(probe).norm())
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> Any:

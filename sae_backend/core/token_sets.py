@@ -14,17 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 VERSION = 1
-_FUNCTION_WORDS = frozenset(
-    "a about above after again against all an and any are as at be because been before being below between both but by "
-    "can could did do does down during each few for from had has have he her here him his how i if in into is it its "
-    "just may me might more most must my no nor not of off on once only or other our out over own same shall she "
-    "should so some such than that the their them then there these they this those through to too under until up us "
-    "very was we were what when where which while who whom why will with would you your".split()
-)
-_PYTHON = frozenset(  # keywords of Python 3.11, spelled out so that the set does not depend on who computes it
-    "False None True and as assert async await break class continue def del elif else except finally for from global "
-    "if import in is lambda nonlocal not or pass raise return try while with yield".split()
-)
+_ENGLISH = """
+    a about above after again against all an and any are as at be because been before being below between both but by
+    can could did do does down during each few for from had has have he her here him his how i if in into is it its
+    just may me might more most must my no nor not of off on once only or other our out over own same shall she should
+    so some such than that the their them then there these they this those through to too under until up us very was
+    we were what when where which while who whom why will with would you your
+"""
+# of Python 3.11, spelled out so that the set does not depend on who computes it
+_KEYWORDS = """
+    False None True and as assert async await break class continue def del elif else except finally for from global if
+    import in is lambda nonlocal not or pass raise return try while with yield
+"""
+_FUNCTION_WORDS, _PYTHON = frozenset(_ENGLISH.split()), frozenset(_KEYWORDS.split())
 _ASCII_LETTERS, _PUNCTUATION = frozenset(string.ascii_letters), frozenset(string.punctuation)
 
 
