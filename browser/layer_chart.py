@@ -20,10 +20,8 @@ class LayerChart:
 
     plain: str
     rotated: str
-    dots: list[tuple[float, float]]
     here: int | None  # per cent along the axis of the SAE's place
     left: bool  # the words there stand on its left
-    place: str
     xticks: list[Tick]
     yticks: list[Tick]
     tokens: int
@@ -40,12 +38,12 @@ def layers(summary: Mapping[str, Any], hook_name: str) -> LayerChart | None:
     low, high = _span([*plain, *rotated, 3.0])
     place = _place(hook_name, len(found) - 1)
     here = None if place is None else round(100 * place / (len(found) - 1))
-    (px, rx) = (_points(values, low, high) for values in (plain, rotated))
     top = max(range(len(plain)), key=plain.__getitem__)
-    says = f"Basis kurtosis of {len(found) - 1} layers: most {plain[top]:.3g} {_name(top)}; rotated, about {rotated[top]:.2g}."
+    most = f"most {plain[top]:.3g} {_name(top)}; rotated, about {rotated[top]:.2g}"
+    says = f"Basis kurtosis of {len(found) - 1} layers: {most}."
     return LayerChart(
-        _line(px), _line(rx), px, here, (here or 0) > 60, hook_name, _layer_ticks(len(found)), _ticks(low, high),
-        int(told["tokens"]), says,
+        _line(plain, low, high), _line(rotated, low, high), here, (here or 0) > 60, _layer_ticks(len(found)),
+        _ticks(low, high), int(told["tokens"]), says,
     )  # fmt: skip
 
 
@@ -70,16 +68,9 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _points(values: Sequence[float], low: float, high: float) -> list[tuple[float, float]]:
-    last = len(values) - 1
-    return [
-        (round(100 * i / last, 2), round(100 - 100 * (math.log(v) - low) / (high - low), 2))
-        for i, v in enumerate(values)
-    ]
-
-
-def _line(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x} {y}" for x, y in points)
+def _line(values: Sequence[float], low: float, high: float) -> str:
+    across, up = 100 / (len(values) - 1), 100 / (high - low)
+    return "M" + "L".join(f"{across * i:.2f} {100 - up * (math.log(v) - low):.2f}" for i, v in enumerate(values))
 
 
 def _layer_ticks(n: int) -> list[Tick]:

@@ -16,6 +16,7 @@ from sae_backend.packing import VERSION, Examples, Histogram, Logits, Misses, Ne
 EXAMPLES = struct.Struct("<BBHf")  # version, bytes per position, examples, scale
 HISTOGRAM = struct.Struct("<BxhHH")  # version, first bin, bins, intervals
 LOGITS = struct.Struct("<BxHHff")  # version, tokens each way, histogram bins, range
+ENRICHMENT = struct.Struct("<BxH")  # version, sets
 NEIGHBOURS = struct.Struct("<BxH")  # version, latents each way
 
 
@@ -56,6 +57,10 @@ def pack_logits(x: Logits) -> bytes:
     ids = octets("<u4", x.promoted) + octets("<u4", x.suppressed)
     effects = octets("<f4", x.promoted_effect) + octets("<f4", x.suppressed_effect)
     return head + ids + effects + octets("<u4", x.counts)
+
+
+def pack_enrichment(z: npt.NDArray[np.float32]) -> bytes:
+    return ENRICHMENT.pack(VERSION, len(z)) + octets("<f4", z)
 
 
 def pack_neighbours(x: Neighbours) -> bytes:

@@ -244,9 +244,9 @@ def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
     """The whole page; its table may have been too slow without taking the rest with it."""
     summary, sae = resolved.run.summary, resolved.sae
     expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
-    charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary), layers(summary, sae.hook_name))
+    charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary))
     wanted = with_tokens(wanted, sae.lm)
-    return SaePage(resolved, *charts, table(resolved, wanted), opposing_pairs(resolved), newer)
+    return SaePage(resolved, *charts, layers(summary, sae.hook_name), table(resolved, wanted), opposing_pairs(resolved), newer)
 
 
 def table(resolved: ResolvedSae, wanted: Filter) -> Table:

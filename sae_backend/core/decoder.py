@@ -52,8 +52,9 @@ class Decoder:
             unembedding = None  # the latent does not write to the residual stream: no direct effect
         self.d_vocab = 0 if unembedding is None else unembedding.weight.shape[1]
         self._effect = None if unembedding is None else _times(unembedding.weight.to(sae.device))
-        told = unembedding is not None and sets is not None
-        self._enrichment = Enrichment(unembedding.weight.to(sae.device), sets) if told else None
+        self._enrichment: Enrichment | None = None
+        if unembedding is not None and sets is not None:
+            self._enrichment = Enrichment(unembedding.weight.to(sae.device), sets)
 
     @torch.no_grad()
     def facts(self, lo: int, hi: int, live: Tensor, products: Tensor) -> DecoderFacts:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,11 +198,16 @@ class LM:
         """Hidden states at several hook points, of one forward where the plain one gives them all."""
         sites = [self._site(name) for name in hook_names]
         found: dict[int, Tensor] = {}
+
+        def keep(i: int, hidden: Tensor) -> Tensor:
+            found[i] = hidden.clone()  # a block may add to it in place
+            return hidden
+
         with ExitStack() as stack:
             for i, site in enumerate(sites):
                 if site is None:
                     return [self.capture(tokens, name) for name in hook_names]
-                stack.enter_context(self._taps.changed(*site, lambda hidden, i=i: found.update({i: hidden.clone()}) or hidden))
+                stack.enter_context(self._taps.changed(*site, partial(keep, i)))
             self.hf(tokens, use_cache=False)
         return [found[i].reshape(*tokens.shape, -1) for i in range(len(sites))]
 

@@ -62,6 +62,7 @@ def packed(shard: LatentShard) -> Iterator[list[Any]]:
             packers.pack_neighbours(shard.neighbours[i]),
             packers.pack_misses(shard.misses[i]),
             packers.pack_cofiring(shard.cofiring[i]),
+            b"" if shard.enrichment is None else packers.pack_enrichment(shard.enrichment[i]),
         )
         yield [7, shard.lo + i, *blobs]
 
@@ -89,11 +90,14 @@ def test_statistics_are_what_psycopg_writes(run: Run, shard: LatentShard) -> Non
     assert text_of("ours") == text_of("plain")
 
 
-def test_pages_are_what_psycopg_writes(run: Run, shard: LatentShard) -> None:
+@pytest.mark.parametrize("sets", [None, 0, 3])
+def test_pages_are_what_psycopg_writes(run: Run, shard: LatentShard, sets: int | None) -> None:
+    if sets is not None:
+        shard = replace(shard, enrichment=np.random.default_rng(0).normal(0, 9, (N, sets)).astype(np.float32))
     beside(f"latent_page_r{run.pk}")
     rows.pages("ours", 7, shard)
-    columns = ["run_id", "index", "examples", "histogram", "logits", "neighbours", "misses", "cofiring"]
-    with rows.copy("plain", columns, ["int4", "int4", *["bytea"] * 6]) as out:
+    columns = ["run_id", "index", "examples", "histogram", "logits", "neighbours", "misses", "cofiring", "enrichment"]
+    with rows.copy("plain", columns, ["int4", "int4", *["bytea"] * 7]) as out:
         for row in packed(shard):
             out.write_row(row)
     assert len(text_of("plain")) == N

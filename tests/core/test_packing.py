@@ -131,6 +131,15 @@ def test_histograms_logits_and_neighbours_come_back_exactly(
             assert_equal(one(blob), record)
 
 
+@pytest.mark.parametrize("sets", [0, 1, 14])
+def test_z_of_token_sets_comes_back_exactly(sets: int) -> None:
+    z = np.random.default_rng(0).normal(0, 9, (5, sets)).astype(np.float32)
+    z[:, :1] = np.nan
+    for blob, row in zip(packers.rows(pages.enrichments(z)), z, strict=True):
+        assert blob == packers.pack_enrichment(row)
+        assert np.array_equal(packing.unpack_enrichment(blob), row, equal_nan=True)
+
+
 @settings(max_examples=30, deadline=None)
 @given(histograms(), logits(), neighbours())
 def test_records_laid_together_are_read_one_by_one(
@@ -195,7 +204,7 @@ def test_a_latent_without_examples_is_a_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "unpack", ["examples", "histogram", "logits", "neighbours", "misses", "cofiring", "vocabulary"]
+    "unpack", ["examples", "histogram", "logits", "neighbours", "misses", "cofiring", "enrichment", "vocabulary"]
 )
 def test_another_version_is_refused_with_a_sentence(unpack: str) -> None:
     blob = bytes([packing.VERSION + 1]) + bytes(40)
