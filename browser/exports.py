@@ -62,7 +62,7 @@ def as_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[
 
 def latents_csv(resolved: ResolvedSae, wanted: Filter) -> Iterator[str]:
     """Statistics of the latents that the filter lets through, in its order."""
-    names = [*FIRST, *(column.name for column in COLUMNS)]
+    names = [*FIRST, *(column.name for column in COLUMNS), "logit_class"]
     return as_csv(names, latent_list.every(resolved.run.pk, wanted))
 
 
@@ -92,6 +92,7 @@ def _schema(resolved: ResolvedSae) -> pa.Schema:
     kinds = {"status": pa.string(), "firings": pa.int64()}
     fields = [pa.field(name, kinds.get(name, pa.int32())) for name in FIRST]
     fields += [pa.field(column.name, pa.float64()) for column in COLUMNS]
+    fields += [pa.field("logit_class", pa.string())]
     fields += [pa.field(name, pa.list_(pa.string())) for name in TOKEN_LISTS]
     sae, run = resolved.sae, resolved.run
     about = {"sae": resolved.pin, "name": sae.name, "model": sae.lm.name, "hook_name": sae.hook_name}

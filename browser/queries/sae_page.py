@@ -245,8 +245,9 @@ def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
     summary, sae = resolved.run.summary, resolved.sae
     expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
     charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary))
+    by_layer = layers(summary, sae.hook_name)
     wanted = with_tokens(wanted, sae.lm)
-    return SaePage(resolved, *charts, layers(summary, sae.hook_name), table(resolved, wanted), opposing_pairs(resolved), newer)
+    return SaePage(resolved, *charts, by_layer, table(resolved, wanted), opposing_pairs(resolved), newer)
 
 
 def table(resolved: ResolvedSae, wanted: Filter) -> Table:

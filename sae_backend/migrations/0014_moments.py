@@ -14,7 +14,7 @@ end $$
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sae_backend", "0011_packed_columns")]
+    dependencies = [("sae_backend", "0013_nearest_live")]
     operations = [
         migrations.RunSQL(FORWARD, "alter table latent_page drop column enrichment"),
         migrations.AddField("dataset", "basis_by_layer", models.JSONField(default=dict)),
