@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from browser.charts import Tick
+from browser.axes import Tick
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 LAYER_TICKS = 8

@@ -14,7 +14,7 @@ end $$
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sae_backend", "0015_series")]
+    dependencies = [("sae_backend", "0012_near")]
     operations = [
         migrations.RunSQL(FORWARD, "alter table latent_page drop column enrichment"),
         migrations.AddField("dataset", "basis_by_layer", models.JSONField(default=dict)),
