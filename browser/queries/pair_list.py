@@ -99,6 +99,7 @@ class Member:
     strongest: list[int]
     cos: dict[str, float | None]  # its largest and smallest, by column
     others: dict[int, float]  # its nearest or most opposing and their cosines, the strongest first
+    common: dict[int, int]  # sampled tokens on which it fires with each of those; empty in runs of before
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class Pair:
     cos: float
     first: Member
     second: Member
+
+    @property
+    def both(self) -> int | None:
+        """Sampled tokens on which both fire."""
+        return self.first.common.get(self.second.index, self.second.common.get(self.first.index))
 
     @property
     def mutual(self) -> bool:
@@ -156,7 +162,7 @@ def _place(member: Member, wanted: Choice) -> tuple[float, int]:
 def _members(run: Run, indices: list[int], side: str) -> dict[int, Member]:
     with connection.cursor() as cursor:
         cursor.execute(
-            "select l.index, l.status, l.density, l.strongest, l.nearest_cos, l.opposing_cos, p.neighbours"
+            "select l.index, l.status, l.density, l.strongest, l.nearest_cos, l.opposing_cos, p.neighbours, p.cofiring"
             " from latent l join latent_page p on p.run_id = l.run_id and p.index = l.index"
             " where l.run_id = %s and p.run_id = %s and l.index = any(%s) and p.index = any(%s)",
             [run.pk, run.pk, indices, indices],
@@ -165,11 +171,14 @@ def _members(run: Run, indices: list[int], side: str) -> dict[int, Member]:
 
 
 def _member(row: tuple[Any, ...], side: str) -> Member:
-    index, status, density, strongest, near, far, blob = row
-    x = packing.unpack_neighbours(blob)
+    index, status, density, strongest, near, far, blob, cofiring = row
+    x, together = packing.unpack_neighbours(blob), packing.unpack_cofiring(cofiring)
     ids, cosines = (x.opposing, x.opposing_cos) if side == "opposing" else (x.nearest, x.nearest_cos)
     others = dict(zip(ids.tolist(), cosines.tolist(), strict=True))
-    return Member(index, STATUS_NAMES[status], density, strongest, {"nearest_cos": near, "opposing_cos": far}, others)
+    counts = getattr(together, side).tolist() if together else []
+    common = dict(zip(ids.tolist(), counts, strict=True)) if counts else {}
+    best = {"nearest_cos": near, "opposing_cos": far}
+    return Member(index, STATUS_NAMES[status], density, strongest, best, others, common)
 
 
 @dataclass(frozen=True)
@@ -295,7 +304,8 @@ def plain(pair: Pair, words: Vocabulary) -> dict[str, Any]:
         return {"index": m.index, "status": m.status, "density": m.density,
                 "strongest": [words.text(t) for t in m.strongest]}  # fmt: skip
 
-    return {"cos": pair.cos, "mutual": pair.mutual, "first": member(pair.first), "second": member(pair.second)}
+    facts = {"cos": pair.cos, "mutual": pair.mutual, "both": pair.both}
+    return facts | {"first": member(pair.first), "second": member(pair.second)}
 
 
 def every(resolved: ResolvedSae, wanted: Choice, size: int = 500) -> Iterator[Pair]:

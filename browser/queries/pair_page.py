@@ -17,7 +17,7 @@ from browser.queries.saes import ResolvedSae
 from browser.tokens import chips
 
 SHOWN = 10  # contexts of each
-FACTS = figures.STRIP
+FACTS = figures.STRIP[1:]  # density has a style of its own
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,10 @@ def pair_list_csv(request: HttpRequest, ref: str) -> HttpResponse | StreamingHtt
 
 def _csv(resolved: ResolvedSae, wanted: Choice) -> Iterator[str]:
     writer = csv.writer(Line())
-    yield writer.writerow(["cos", "mutual", *(f"{n}_{c}" for n in ("first", "second") for c in _MEMBER)])
+    yield writer.writerow(["cos", "mutual", "both", *(f"{n}_{c}" for n in ("first", "second") for c in _MEMBER)])
     for pair in pair_list.every(resolved, wanted):
         members = (getattr(m, c) for m in (pair.first, pair.second) for c in _MEMBER)
-        yield writer.writerow([pair.cos, int(pair.mutual), *members])
+        yield writer.writerow([pair.cos, int(pair.mutual), pair.both, *members])
 
 
 _MEMBER = ("index", "status", "density")

@@ -14,7 +14,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from browser.queries import latent_filter, pair_list
+from browser.queries.latents import stored
 from browser.queries.pair_list import Choice
+from browser.queries.saes import resolve
 from sae_backend.packing import Neighbours
 from tests.browser import latent_rows, sae_rows
 from tests.browser.latent_rows import ALIVE, DEAD, Published
@@ -150,6 +152,20 @@ def test_both_sides_of_a_pair_stand_beside_each_other(client: Client) -> None:
 
 def pair(published: Published, first: int, second: int) -> str:
     return f"/s/{published.sae.public_id}/pairs/{first}-{second}"
+
+
+def test_a_pair_has_the_sampled_tokens_on_which_both_fire(client: Client) -> None:
+    published = latent_rows.publish()
+    rows = walk(client, f"/s/{published.sae.public_id}/pairs.json?side=nearest&above=0.2")
+    assert rows
+    for row in rows:
+        a, b = row["first"]["index"], row["second"]["index"]
+        own = stored(resolve(published.sae.public_id), a)
+        assert own.together is not None
+        place = own.neighbours.nearest.tolist().index(b)
+        assert row["both"] == own.together.nearest[place]
+    assert any(row["both"] for row in rows)
+    assert "tokens with both" in client.get(f"/s/{published.sae.public_id}/pairs").content.decode()
 
 
 def test_what_is_no_pair_says_so(client: Client) -> None:
