@@ -165,7 +165,7 @@ def test_a_pair_has_the_sampled_tokens_on_which_both_fire(client: Client) -> Non
         place = own.neighbours.nearest.tolist().index(b)
         assert row["both"] == own.together.nearest[place]
     assert any(row["both"] for row in rows)
-    assert "tokens with both" in client.get(f"/s/{published.sae.public_id}/pairs").content.decode()
+    assert "tokens with both" in client.get(f"/s/{published.sae.public_id}/pairs?below=-0.2").content.decode()
 
 
 def test_what_is_no_pair_says_so(client: Client) -> None:
