@@ -47,6 +47,11 @@ class Page:
     #: Counts of the logarithmic histogram, by bin.
     intervals: list[int]
     examples: list[Example]
+    margin: float | None
+    misses: list[tuple[int, int, float]]
+    #: Contexts, positions and margins where it came closest, if it never fired.
+    together: dict[str, Any]
+    #: What fires on the same tokens.
 
     def places(self, kind: int) -> list[Place]:
         return [(e.context, e.peak) for e in self.examples if e.kind == kind]
@@ -119,8 +124,14 @@ def places(shard: LatentShard, kind: int) -> list[list[Place]]:
 def _page(shard: LatentShard, i: int) -> Page:
     histogram, others = shard.histograms[i], shard.neighbours[i]
     decoder = {name: _defined(values[i]) for name, values in vars(shard.decoder).items()}
+    stats = {name: _defined(values[i]) for name, values in vars(shard.stats).items()}
+    assert shard.misses is not None and shard.cofiring is not None
+    near, together = shard.misses[i], vars(shard.cofiring[i])
     return Page(
-        stats={name: _defined(values[i]) for name, values in vars(shard.stats).items()},
+        margin=stats.pop("margin"),
+        stats=stats,
+        misses=list(zip(near.context.tolist(), near.peak.tolist(), near.margin.tolist(), strict=True)),
+        together={name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in together.items()},
         dimensionality=decoder.pop("dimensionality"),
         decoder=decoder,
         nearest=list(zip(others.nearest.tolist(), others.nearest_cos.tolist(), strict=True)),

@@ -80,6 +80,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
         duplicate_reach=draw(st.sampled_from([2, 8, 0])),
         fidelity_every=draw(st.integers(1, 3)),
         ce_contexts=draw(st.integers(1, 4)),
+        sample_every=draw(st.integers(1, 2)),
     )
 
 
@@ -152,6 +153,7 @@ def test_where_arithmetic_is_exact_so_is_every_figure(lms: Callable[..., LM], ki
             assert np.allclose(ours.acts, expected, rtol=1e-6, atol=0)
         else:
             assert np.array_equal(ours.acts, expected)
+        assert_margins(case, lm, ours)
         assert_pages(case, ours)
         assert_fidelity(case, lm, ours, rel=1e-5)
 
@@ -230,6 +232,19 @@ def assert_pages(case: Case, ours: Outcome) -> None:
         assert_examples(case, page, acts)
         assert page.dimensionality == about(brute.dimensionality(case.sae, i, live), 1e-5)
         assert_neighbours(case.sae, i, page)
+
+
+def assert_margins(case: Case, lm: LM, ours: Outcome) -> None:
+    """On the contexts that are looked at; the first of equal ones is kept, here where arithmetic is exact."""
+    every = 4 * case.cfg.sample_every
+    margins = np.where(case.counted[..., None], defined(case, lm, brute.margins), -np.inf)[::every]
+    for i, page in enumerate(ours.pages):
+        best = margins[:, :, i].max(1)
+        there = np.isfinite(best) & (case.sae.W_dec[i].norm().item() > 0)
+        assert page.margin == (pytest.approx(best.max(), rel=1e-5, abs=1e-5) if there.any() else None)
+        order = [c for c in np.argsort(-best.round(4), kind="stable").tolist() if there[c]]
+        places = [(every * c, int(margins[c, :, i].round(4).argmax())) for c in order[:5]]
+        assert [(c, p) for c, p, _ in page.misses] == ([] if page.stats["firings"] else places)
 
 
 def assert_statistics(page: Page, acts: np.ndarray) -> None:
