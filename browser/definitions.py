@@ -93,6 +93,7 @@ def _document() -> SafeString:
     html: str = markdown.renderer.render(tokens, markdown.options, {})
     scroll = '<div class="scroll" tabindex="0" role="group" aria-label="Definitions"><table>'
     html = html.replace("<table>", scroll).replace("</table>", "</table></div>")
+    html = html.replace("<pre>", '<pre tabindex="0" role="group" aria-label="Worked example">')
     return mark_safe(_SUBSCRIPT.sub(lambda found: found[1] or f"<sub>{found[2]}</sub>", html))
 
 
