@@ -24,6 +24,7 @@ def test_the_cosine_of_two_directions_has_its_known_distribution(cos: float) -> 
 def test_the_ends_are_certain() -> None:
     assert baseline.below(64, -1) == 0 and baseline.below(64, 1) == 1
     assert baseline.opposing(1, 64, 0.5) == 0 and baseline.opposing(9, 64, 1.0) == 9
+    assert baseline.opposing(2, 3, -0.4) == pytest.approx(0.6)  # both or neither of two, at a chance of 0.3
     assert 0 < baseline.opposing(262_144, 768, -0.7) < 1e-50  # leogao's SAE had 1314 such latents
 
 
