@@ -154,7 +154,7 @@ def test_a_threshold_is_marked_on_the_histogram(client: Client, published: Publi
     with connection.cursor() as cursor:
         cursor.execute("update latent set threshold = 12.05 where run_id = %s", [published.run.pk])
     page = get(client, published.url(ALIVE))
-    assert '<span class="theta" style="--x:25.0" title="It fires from here on">θ 12.1</span>' in page
+    assert '<span class="theta" style="--x:25.0" title="It fires from here on"><b>θ 12.1</b></span>' in page
     assert client.get(published.url(ALIVE, ".json")).json()["stats"]["threshold"] == 12.05
 
 
