@@ -18,8 +18,8 @@ BACKEND = sorted((ROOT / "sae_backend").rglob("*.py"))
 HEAVY = {"torch", "transformers", "transformer_lens", "numba", "safetensors", "tokenizers"}
 SERVICES = {"django", "celery", "psycopg", "redis", "kombu", "environ"}
 TORCH_FREE = [
-    "sae_backend.core.config", "sae_backend.core.detected", "sae_backend.core.results", "sae_backend.core.text",
-    "sae_backend.packing",
+    "sae_backend.core.config", "sae_backend.core.detected", "sae_backend.core.matching", "sae_backend.core.results",
+    "sae_backend.core.text", "sae_backend.packing",
 ]  # fmt: skip
 
 
