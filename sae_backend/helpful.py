@@ -6,6 +6,7 @@ from safetensors import SafetensorError
 
 from sae_backend import faults, intake, storage, store
 from sae_backend.additions.errors import AdditionError
+from sae_backend.comparisons.errors import ComparisonError
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.hub import HubError
 from sae_backend.core.language_model import LanguageModelError
@@ -14,7 +15,7 @@ from sae_backend.core.text import TextError
 
 HELPFUL = (
     CheckpointError, LanguageModelError, RunError, TextError, HubError, intake.IntakeError, AdditionError,
-    storage.StorageError, store.StoreError,
+    ComparisonError, storage.StorageError, store.StoreError,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from sae_backend import locks, queue, runs, series, slugs
+from sae_backend import comparisons, locks, queue, runs, series, slugs
 from sae_backend.core.config import RunConfig
 from sae_backend.models import RESUMABLE, UNFINISHED, Dataset, DeletedSae, FormerSlug, Run, Sae
 
@@ -36,6 +36,7 @@ def rename(sae: Sae, name: str) -> None:
             FormerSlug.objects.filter(slug=slug).delete()  # its own: it is called so again
             FormerSlug.objects.create(slug=old.slug, sae=old)
         Sae.objects.filter(pk=sae.pk).update(name=name, slug=slug)
+        comparisons.touch(sae)
     sae.refresh_from_db(fields=["name", "slug"])
 
 
@@ -117,6 +118,7 @@ def delete(sae: Sae) -> DeletedSae:
         list(sae.runs.select_for_update())  # runs before their SAE: the order in which a publication locks them
         sae = Sae.objects.select_for_update().get(pk=sae.pk)
         left, others = _what_is_left(sae), list(series.members(sae).exclude(pk=sae.pk)[:1])
+        comparisons.touch(sae)  # which go with it
         sae.imports.update(sae=None, run=None)
         Sae.objects.filter(pk=sae.pk).update(current_run=None)
         sae.runs.all().delete()

@@ -7,6 +7,7 @@ import uuid
 from django.conf import settings
 from django.db import models
 
+from sae_backend.compared import Comparison as Comparison
 from sae_backend.partitioned import Context as Context
 from sae_backend.partitioned import Document as Document
 from sae_backend.partitioned import Latent as Latent
@@ -82,6 +83,7 @@ class Sae(models.Model):
     step = models.BigIntegerField(null=True)  # of training, in its series
     series_at = models.DateTimeField(null=True)  # when anything that pages show of its series last changed
     current_run = models.ForeignKey("Run", models.SET_NULL, null=True, related_name="+")
+    compared = models.IntegerField(default=0)  # times that what comparisons say of its latents has changed; 0 is never
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="saes")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from sae_backend import claims, locks, runs, spool, tasks
 from sae_backend.celery import app
-from sae_backend.models import RESUMABLE, UNFINISHED, Addition, Run, RunShard, SaeImport
+from sae_backend.models import RESUMABLE, UNFINISHED, Addition, Comparison, Run, RunShard, SaeImport
 
 logger = logging.getLogger(__name__)
 BROKER_AWAY = (OperationalError, OSError)
@@ -172,13 +172,15 @@ def take_over(worker: str) -> int:
         send_again(row)
     for pk in Addition.objects.filter(state=Addition.State.RUNNING).values_list("pk", flat=True):
         send_addition(pk)
+    for pk in Comparison.objects.filter(state=Comparison.State.RUNNING).values_list("pk", flat=True):
+        send_comparison(pk)
     return len(held)
 
 
 def sweep(silent_seconds: float) -> int:
     """Send again what nobody works on: after a worker, Redis or the machine went away. How many of anything.
 
-    Runs, imports and additions only with an empty queue: while messages wait, a silent run may just be behind them.
+    Runs and wishes only with an empty queue: while messages wait, a silent one may just be behind them.
     """
     taken = claims.take_silent()
     for shard in taken:
@@ -195,7 +197,9 @@ def sweep(silent_seconds: float) -> int:
             found += 1
     imports = SaeImport.objects.filter(state__in=[*UNDER_WORK, SaeImport.State.QUEUED])
     additions = Addition.objects.filter(state__in=(Addition.State.QUEUED, Addition.State.RUNNING))
+    comparisons = Comparison.objects.filter(state__in=(Comparison.State.QUEUED, Comparison.State.RUNNING)).only("pk")
     found += _lost("import", imports, silent_seconds, send_again)
+    found += _lost("comparison", comparisons, silent_seconds, lambda row: send_comparison(row.pk))
     return len(taken) + found + _lost("addition", additions, silent_seconds, lambda row: send_addition(row.pk))
 
 
@@ -230,6 +234,11 @@ def send_again(row: SaeImport) -> bool:
 def send_addition(addition_id: int) -> bool:
     """Queue a language model or dataset to be added."""
     return _sent(tasks.add_source, addition_id)
+
+
+def send_comparison(comparison_id: int) -> bool:
+    """Queue two SAEs to be compared."""
+    return _sent(tasks.compare_saes, comparison_id)
 
 
 def _lost(lock: str, open_rows: QuerySet[Any], seconds: float, again: Callable[[Any], bool]) -> int:

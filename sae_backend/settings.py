@@ -40,6 +40,7 @@ TEXT_MAX_BYTES = env.int("TEXT_MAX_BYTES", default=4 << 30)  # of one uploaded f
 TEXT_QUOTA_BYTES = env.int("TEXT_QUOTA_BYTES", default=32 << 30)  # of all that one account has uploaded
 MAX_DATASET_TOKENS = env.int("MAX_DATASET_TOKENS", default=1_000_000_000)  # that may be asked for from a page
 MAX_OPEN_ADDITIONS = env.int("MAX_OPEN_ADDITIONS", default=10)  # models and datasets that one account adds at once
+MAX_OPEN_COMPARISONS = env.int("MAX_OPEN_COMPARISONS", default=10)  # that one account has under way at once
 OPEN_REGISTRATION = env.bool("OPEN_REGISTRATION", default=False)  # whoever reaches the site may make an account
 PROXIES = env.int("PROXIES", default=0)  # of ours, one behind the other, that each add to X-Forwarded-For
 # What a failed or cancelled run has computed is kept so long, and resuming it costs only the rest.

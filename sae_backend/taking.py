@@ -1,4 +1,4 @@
-"""How a worker takes up an import or an addition: alone, with signs of life, and never for ever.
+"""How a worker takes up an import, an addition or a comparison: alone, with signs of life, and never for ever.
 
 A worker that is killed or hangs loses it to the next one (queue.sweep); one that wakes up late finds that its attempt
 is not the latest, and what it has done is not taken. So attempts are counted on for as long as the row lives, and who
@@ -21,12 +21,12 @@ from django.db.models.functions import Now
 from sae_backend import faults, locks
 from sae_backend.core.run import RunError
 from sae_backend.helpful import HELPFUL, sentence
-from sae_backend.models import Addition, SaeImport
+from sae_backend.models import Addition, Comparison, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
 
 MAX_TRIES = 5  # what ends each worker would do so for ever
 DEADLY = "{} workers ended over this, perhaps for want of memory: give workers more, then try it again"
-Row = TypeVar("Row", SaeImport, Addition)
+Row = TypeVar("Row", SaeImport, Addition, Comparison)
 logger = logging.getLogger(__name__)
 
 
@@ -97,6 +97,27 @@ class Held(Generic[Row]):
             self.fail(too_long)
             return False
         return bool(self.mine.update(heartbeat_at=Now(), **self.progress(done)))
+
+
+class Staged(Held[Row]):
+    """One that says what is done now and how far that is."""
+
+    def taken(self) -> dict[str, Any]:
+        return {"started_at": Now(), "done": 0, "total": None, "error": ""}
+
+    def progress(self, done: int) -> dict[str, Any]:
+        return {"done": done}
+
+    def stage(self, words: str, total: int | None = None, unit: str = "") -> Callable[[int], None]:
+        """Say what is done now; what comes back takes how much of it is, and raises Abandoned when it is over."""
+        self.mine.update(stage=words, done=0, total=total, unit=unit)
+        self.pulse.report(0)
+        return self.pulse.report
+
+    def finish(self, **made: Any) -> None:
+        """Done, unless it was cancelled at the last moment."""
+        if not self.mine.update(state="done", done_at=Now(), **made):
+            raise Abandoned
 
 
 H = TypeVar("H", bound=Held[Any])

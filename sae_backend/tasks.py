@@ -37,6 +37,13 @@ def add_source(addition_id: int) -> None:
 
 
 @app.task(**AGAIN)
+def compare_saes(comparison_id: int) -> None:
+    from sae_backend.comparisons import worker
+
+    worker.compare(comparison_id)
+
+
+@app.task(**AGAIN)
 def compute_contexts(run_id: int, index: int) -> None:
     from sae_backend import jobs
 

@@ -16,7 +16,10 @@ from sae_backend.presence import FORGOTTEN
 
 OF_RUNS = {"compute_contexts": "contexts", "load_latents": "latents", "publish_run": "publication"}
 OF_IMPORTS = {"check_import": "checks an upload", "import_sae": "stores an SAE"}
-OTHERS = {"add_source": "adds a model or text", "clean": "tidies up", "run_prompt": "runs a prompt"}
+OTHERS = {
+    "add_source": "adds a model or text", "clean": "tidies up", "compare_saes": "compares SAEs",
+    "run_prompt": "runs a prompt",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
