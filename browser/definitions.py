@@ -56,6 +56,10 @@ ROWS = {
     "basis_by_layer": "basis kurtosis by layer",
     "opposing": "opposing",
     "features_per_dimension": "features per dimension",
+    "counterpart": "best counterpart",
+    "sample": "same text",
+    "together": "together",
+    "stitching": "stitching",
 }
 
 

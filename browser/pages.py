@@ -65,11 +65,11 @@ def of_run(request: HttpRequest, run: Run, build: Callable[[], HttpResponse], mo
 
 
 def kept(
-    request: HttpRequest, resolved: ResolvedSae, build: Callable[[], HttpResponse], age: int = DAY
+    request: HttpRequest, resolved: ResolvedSae, build: Callable[[], HttpResponse], age: int = DAY, more: int = 0
 ) -> HttpResponse:
     """The same for what names nobody: what a pinned run says never changes, so everybody may keep it so long."""
     control = f"public, max-age={age}, immutable" if resolved.pinned else "no-cache"
-    return _fresh(request, resolved.run, build, "", control)
+    return _fresh(request, resolved.run, build, f"{more or ''}", control)
 
 
 def _fresh(

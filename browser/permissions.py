@@ -46,6 +46,11 @@ def may_read_folders(user: Anyone) -> bool:
     return is_staff(user)
 
 
+def may_compare(user: Anyone) -> bool:
+    """Whether this user may have two SAEs compared, and stop that: every member, as for runs."""
+    return is_member(user)
+
+
 def may_steer(user: Anyone, run: Run) -> bool:
     """Whether this user may cancel and resume this run: every member, for a queue is everybody's."""
     return is_member(user)

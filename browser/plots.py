@@ -229,3 +229,30 @@ def _between(low: float, high: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(size))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= size)
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True)
+class CosineChart:
+    """How many latents have which best cosine with the other SAE's: A as bars, B as a line."""
+
+    bars: str
+    line: str
+    xticks: list[Tick]
+    yticks: list[Tick]
+    at: float  # of the threshold
+    says: str
+
+
+def cosines(a: Sequence[int], b: Sequence[int], near: float) -> CosineChart | None:
+    """Counts from 0 to 1, each as a share of its SAE's latents, for the two differ in width."""
+    if not sum(a) or not sum(b):
+        return None
+    one, other = ([n / sum(counts) for n in counts] for counts in (a, b))
+    ceiling = max(*one, *other)
+    steps = "".join(f"H{100 * i / len(other):.2f}V{100 - 100 * n / ceiling:.2f}" for i, n in enumerate(other))
+    ticks = [_tick(20 * i, f"{i / 5:g}") for i in range(6)]
+    under = [sum(n for i, n in enumerate(x) if (i + 1) / len(x) <= near + 1e-9) for x in (one, other)]
+    says = f"Largest cosine with a latent of the other SAE: {100 * under[0]:.0f} % of A's latents are under {near:g}, "
+    yticks = [Tick(100 / 2 ** (1 - i), f"{100 * ceiling / 2 ** (1 - i):.2g} %") for i in range(2)]
+    says += f"{100 * under[1]:.0f} % of B's."
+    return CosineChart(_bars(one, ceiling), f"M0 100{steps}H100V100", ticks, yticks, 100 * near, says)

@@ -9,6 +9,7 @@ from django.views.generic import RedirectView
 from browser.converters import ChangeConverter, KeepingConverter, SaeConverter
 from browser.views import (
     accounts,
+    compare,
     frontier,
     imports,
     latents,
@@ -77,6 +78,12 @@ urlpatterns = [
     path("s/<sae:ref>/<int:index>/", saes.without_slash),
     path("s/<slug:slug>", saes.sae_by_name, name="sae_by_name"),
     re_path(r"^s/(?P<slug>[-\w]+)(?P<rest>(?:@r\d{1,9})?(?:[/.].*)?)$", saes.sae_by_name),
+    path("compare", compare.compare, name="compare"),
+    path("compare.json", compare.compare, name="compare_json"),
+    path("compare.csv", compare.compare_csv, name="compare_csv"),
+    path("compare/live", compare.compare_live, name="compare_live"),
+    path("compare/cancel", compare.compare_cancel, name="compare_cancel"),
+    path("compare/cancel.json", compare.compare_cancel),
     path("jobs", runs.run_list, name="run_list"),
     path("jobs.json", runs.run_list_json, name="run_list_json"),
     path("jobs/live", runs.runs_live, name="runs_live"),

@@ -11,6 +11,7 @@ import numpy as np
 from browser import logit_classes
 from browser.contexts import Example, examples
 from browser.queries import latent_near, logit_meaning
+from browser.queries.counterparts import counterparts
 from browser.queries.latents import Stored, documents, neighbour_rows, stored, vocabulary, windows
 from browser.queries.saes import ResolvedSae
 from browser.tokens import Vocabulary, strings
@@ -46,6 +47,7 @@ def data(resolved: ResolvedSae, index: int) -> dict[str, Any]:
         "neighbours": _neighbours(run, latent),
         "misses": _misses(resolved, latent, words),
         "margin_tokens": latent_near.sampled(run, "margin"),
+        "counterparts": [x.as_json() for x in counterparts(resolved, index)],
     }
 
 

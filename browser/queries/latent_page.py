@@ -17,6 +17,7 @@ from browser import charts, figures, pages
 from browser.axes import Tick
 from browser.contexts import FULL_TOKENS, OPEN_TOKENS, SENT, Drawn, Example, Row, around, draw, examples, part, weakest
 from browser.queries import latent_near, training
+from browser.queries.counterparts import Shown, counterparts
 from browser.queries.latent_near import Misses, Neighbour
 from browser.queries.latents import Stored, documents, stored, vocabulary, windows
 from browser.queries.logit_meaning import LogitMeaning, meaning
@@ -137,6 +138,7 @@ class LatentPage:
     together: list[Neighbour]
     together_firings: int  # of its own, in their sample
     together_tokens: int  # of that
+    counterparts: list[Shown]
     nearest_live: int | None  # the nearest latent that fired
     nearest_live_cos: float | None
     threshold: float | None
@@ -311,6 +313,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         together_firings=latent.together.own if latent.together else 0,
         together_tokens=latent.together.tokens if latent.together else 0,
         threshold=values["threshold"],
+        counterparts=counterparts(resolved, index),
         nearest_live=values["nearest_live"],
         nearest_live_cos=values["nearest_live_cos"],
         training=training.latent(resolved, index),

@@ -12,6 +12,7 @@ from browser import links, pages
 from browser.errors import NotReady
 from browser.queries import latent_data, latent_page, latents, saes
 from browser.queries.latent_page import View
+from browser.queries.saes import ResolvedSae
 
 
 @require_safe
@@ -22,10 +23,13 @@ def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     except NotReady:
         return redirect("sae_detail", ref)
     view = View.of(request.GET)
-    return pages.of_run(
-        request, resolved.run, lambda: pages.show(request, latent_page.page(resolved, index, view)),
-        resolved.sae.series_at,
-    )  # fmt: skip
+    page = lambda: pages.show(request, latent_page.page(resolved, index, view))  # noqa: E731
+    return pages.of_run(request, resolved.run, page, (resolved.sae.series_at, _compared(resolved)))
+
+
+def _compared(resolved: ResolvedSae) -> int:
+    """Changes with what other SAEs have that is like its latents; a pinned run's pages do not say that."""
+    return 0 if resolved.pinned else resolved.sae.compared
 
 
 @require_safe
@@ -48,7 +52,7 @@ def latent_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     def build() -> HttpResponse:
         return pages.as_json({"url": url, **latent_data.data(resolved, index)})
 
-    return pages.kept(request, resolved, build)
+    return pages.kept(request, resolved, build, more=_compared(resolved))
 
 
 @require_safe

@@ -7,9 +7,10 @@ found; which latents are matched, split, merged or novel, core.matching tells fr
 from __future__ import annotations
 
 from sae_backend.comparisons.errors import ComparisonError
-from sae_backend.comparisons.packed import sides, single
-from sae_backend.comparisons.wishes import OPEN, again, ask, between, cancel, touch, why_not
+from sae_backend.comparisons.packed import Counterpart, sides, single
+from sae_backend.comparisons.wishes import OPEN, again, ask, between, cancel, outdated, touch, why_not
 
 __all__ = [
-    "OPEN", "ComparisonError", "again", "ask", "between", "cancel", "sides", "single", "touch", "why_not",
+    "OPEN", "ComparisonError", "Counterpart", "again", "ask", "between", "cancel", "outdated", "sides", "single",
+    "touch", "why_not",
 ]  # fmt: skip
