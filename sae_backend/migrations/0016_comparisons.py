@@ -18,7 +18,7 @@ def states(*names: str) -> list[tuple[str, str]]:
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("sae_backend", "0015_series"),
+        ("sae_backend", "0014_moments"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
