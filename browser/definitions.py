@@ -58,7 +58,6 @@ ROWS = {
     "features_per_dimension": "features per dimension",
     "counterpart": "best counterpart",
     "sample": "same text",
-    "together": "together",
     "stitching": "stitching",
 }
 
