@@ -15,7 +15,7 @@ from sae_backend.packing import Examples
 NEAR_BEFORE, NEAR_AFTER = 16, 18  # tokens around the strongest one that a snippet shows
 SENT = 24  # tokens each way that a concordance sends, for wide screens
 COLOURED = 2.5  # what the markup of a token that fires is longer than another's
-FULL_TOKENS = 2780  # sent by all rows of a page together when whole windows are asked for
+FULL_TOKENS = 2760  # sent by all rows of a page together when whole windows are asked for
 OPEN_TOKENS = 1200  # sent by one opened row
 
 

@@ -44,7 +44,7 @@ class Neighbour:
     cosine: str
     width: int  # per cent of 1
     beside: str  # the Jaccard index, or on how many tokens both fire; "" where it was not counted
-    means: str  # that, in words
+    means: str  # more of that, in words
     density: float | None
     tokens: SafeString  # its strongest, standing in for a label
 
@@ -120,7 +120,7 @@ def neighbours(
 
     def side(indices: Any, cosines: Any, both: Any, firings: Any) -> list[Neighbour]:
         return [
-            _beside(i, c, _pair(t, both, firings, at), rows.get(i, {}), words)
+            _beside(i, c, _jaccard(t, both, firings, at), rows.get(i, {}), words)
             for at, (i, c) in enumerate(zip(indices.tolist(), cosines.tolist(), strict=True))
         ]
 
@@ -131,25 +131,21 @@ def neighbours(
     return nearest, opposing, together
 
 
-def _pair(t: Together | None, both: Sequence[int], firings: Sequence[int], at: int) -> tuple[str, str]:
-    """The Jaccard index of two latents, and what it rests on."""
+def _jaccard(t: Together | None, both: Sequence[int], firings: Sequence[int], at: int) -> str:
+    """That of two latents; "" where it is undefined, or was not counted."""
     index = t.jaccard(int(both[at]), int(firings[at])) if t is not None and at < len(both) else None
-    return ("", "") if index is None else (f"{index:.2f}", _counts(int(both[at]), int(firings[at])))
+    return "" if index is None else f"{index:.2f}"
 
 
-def _counts(both: int, firings: int) -> str:
-    return f"{both:,} of its {firings:,}"
-
-
-def _beside(index: int, cos: float, pair: tuple[str, str], found: Mapping[str, Any], words: Vocabulary) -> Neighbour:
+def _beside(index: int, cos: float, jaccard: str, found: Mapping[str, Any], words: Vocabulary) -> Neighbour:
     cosine = f"{cos:+.2f}".replace("-", "\N{MINUS SIGN}")
-    return Neighbour(index, cos, cosine, round(100 * abs(cos)), *pair, *_known(found, words))
+    return Neighbour(index, cos, cosine, round(100 * abs(cos)), jaccard, "", *_known(found, words))
 
 
 def _together(t: Together, at: int, index: int, found: Mapping[str, Any], words: Vocabulary) -> Neighbour:
     both, firings = int(t.both[at]), int(t.firings[at])
     jaccard = t.jaccard(both, firings) or 0.0
-    shown = f"{jaccard:.2f}", round(100 * jaccard), f"{both:,}", _counts(both, firings)
+    shown = f"{jaccard:.2f}", round(100 * jaccard), f"{both:,}", f"{both:,} of its {firings:,}"
     return Neighbour(index, jaccard, *shown, *_known(found, words))
 
 

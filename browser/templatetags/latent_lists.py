@@ -150,11 +150,12 @@ def neighbour_rows(neighbours: Iterable[Neighbour], sae_url: str) -> SafeString:
 
 def _neighbour(n: Neighbour, sae_url: str) -> str:
     bar = "dv n" if n.cos < 0 else "dv"
+    means = f' title="{n.means}"' if n.means else ""
     tokens = '<span class="mut">dead</span>' if n.density == 0 else n.tokens
     return (
         f'<li><span>{n.cosine}</span><span class="{bar}"><i style="--v:{n.width}"></i></span>'
         f'<a href="{sae_url}/{n.index}"><span class="id">{n.index}</span>{tokens}</a>'
-        f'<span title="{n.means}">{n.beside}</span><span>{density(n.density)}</span></li>'
+        f"<span{means}>{n.beside}</span><span>{density(n.density)}</span></li>"
     )
 
 
