@@ -116,6 +116,20 @@ def test_a_second_run_has_the_same_rows_however_its_contexts_are_cut_and_the_fir
     assert synthetic.digest(first) == synthetic.digest(second)
     assert (fresh(first).state, fresh(sae).current_run) == (Run.State.RETIRED, second)
     assert (first.number, second.number) == (1, 2)
+    enriched = f"select count(*) from latent_page_r{second.pk} where length(enrichment) = %s"
+    assert synthetic.query(enriched % (4 + 4 * len(second.summary["token_sets"]["sets"]))) == [(D_SAE,)]
+
+
+def test_the_layers_of_a_data_set_are_measured_by_its_first_run_alone(
+    sae: Sae, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = finished(jobs.new_run(sae, dataset, **demo.QUICK))
+    layers = first.summary["basis_by_layer"]["layers"]
+    assert len(layers) == sae.lm.n_layers + 1
+    assert all(1 < of["plain"] < 100 and 2.5 < of["rotated"] < 3.5 for of in layers)
+    monkeypatch.setattr("sae_backend.core.layers.basis_by_layer", None)
+    second = finished(jobs.new_run(sae, dataset, **demo.QUICK))
+    assert second.summary["basis_by_layer"] == first.summary["basis_by_layer"]
 
 
 # ---- imports that fail ----
