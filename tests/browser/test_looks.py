@@ -55,7 +55,9 @@ def test_an_opened_context_and_the_sheet_of_keys(looking: Looking, live_server: 
 
 
 def test_the_lists_of_saes_and_of_latents(looking: Looking, live_server: object) -> None:
-    published = sae_rows.publish()
+    depth = [{"hook_name": str(i), "plain": 3.0 * 1.6**i, "rotated": 3.0} for i in range(13)]
+    layers = {"basis_by_layer": {"tokens": 4064, "layers": depth}}
+    published = sae_rows.publish(figures={**sae_rows.FIGURES, **layers})
     sae_rows.publish(sae_rows.new_sae("wider", slug="wider", k=16), figures={**sae_rows.FIGURES, "l0": 16, "fvu": 0.1})
     run_rows.computing(sae_rows.new_sae("computing", slug="computing"))
     for name, path in (
