@@ -29,6 +29,7 @@ ROWS = {
     "kurtosis_zero": "kurtosis about zero",
     "margin": "margin",
     "threshold": "threshold",
+    "since_fired": "steps since it fired",
     "misses": "closest to firing",
     "together": "fire together",
     "histogram": "activation histogram",

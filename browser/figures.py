@@ -76,7 +76,10 @@ _MARGIN = _Definition(
     "Margin",
     "How far above what a token asks of it its pre-activation came at best; below 0 it missed",
 )
-DEAD_STRIP = (_DENSITY, _MARGIN, *_DECODER, _NEAREST_LIVE, _OPPOSING)
+_SINCE_FIRED = _Definition(
+    "since_fired", "Steps since it fired", "Steps of training since it last fired, as the checkpoint counted them"
+)
+DEAD_STRIP = (_DENSITY, _MARGIN, _SINCE_FIRED, *_DECODER, _NEAREST_LIVE, _OPPOSING)
 SHAPE = (
     _Definition("std_act", "Standard deviation", "Over the tokens where it fires", "how much its strength varies"),
     _Definition(
@@ -123,7 +126,7 @@ DEAD_WEIGHTS = (
     ),
 )
 _THRESHOLD = _Definition("threshold", "Threshold", "The activation from which it fires")
-WEIGHTS = (_THRESHOLD, _NEAREST_LIVE, _OPPOSING, *DEAD_WEIGHTS)
+WEIGHTS = (_THRESHOLD, _SINCE_FIRED, _NEAREST_LIVE, _OPPOSING, *DEAD_WEIGHTS)
 
 
 def figures(
@@ -133,7 +136,7 @@ def figures(
     return [
         Figure(mark_safe(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column), d.says)
         for d in definitions
-        if d is not _THRESHOLD or row[d.column] is not None  # most architectures have none
+        if d not in (_THRESHOLD, _SINCE_FIRED) or row[d.column] is not None  # most checkpoints have none
     ]
 
 

@@ -60,6 +60,7 @@ class Latent(models.Model):
     opposing_cos = models.FloatField(null=True)
     dimensionality = models.FloatField(null=True)
     threshold = models.FloatField(null=True)
+    since_fired = models.FloatField(null=True)  # steps of training, as the checkpoint has it
     logit_std = models.FloatField(null=True)
     logit_skewness = models.FloatField(null=True)
     logit_kurtosis = models.FloatField(null=True)

@@ -31,6 +31,7 @@ COLUMNS = (
     ),
     Column("margin", "margin", "How far above what fires its pre-activation came at best; below 0 it missed"),
     Column("threshold", "threshold", "Activation from which it fires, where that is its own"),
+    Column("since_fired", "steps since it fired", "Steps of training since it last fired, as the checkpoint counted"),
     Column("decoder_norm", "‖W_dec‖", "Norm of the decoder row on the checkpoint's own scale"),
     Column("b_enc", "b_enc", "Encoder bias on the checkpoint's own scale"),
     Column("encoder_decoder_cos", "cos(e,d)", "Cosine between encoder column and decoder row", "fixed"),

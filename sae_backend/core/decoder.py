@@ -72,12 +72,17 @@ class Decoder:
             opposing_cos=_first(others.opposing_cos),
             dimensionality=self.directions.dimensionality(lo, hi, live, products),
             threshold=self._threshold(lo, hi),
+            since_fired=self._since_fired(lo, hi),
             logit_std=moments[:, 0],
             logit_skewness=moments[:, 1],
             logit_kurtosis=moments[:, 2],
         )
         enriched = None if self._enrichment is None else self._enrichment.z(self.unit[lo:hi], moments[:, 0])
         return DecoderFacts(stats, NeighboursByLatent(**vars(others)), logits, enriched)
+
+    def _since_fired(self, lo: int, hi: int) -> npt.NDArray[np.float64]:
+        counted = self.sae.since_fired
+        return np.full(hi - lo, np.nan) if counted is None else _floats(counted[lo:hi])
 
     def _threshold(self, lo: int, hi: int) -> npt.NDArray[np.float64]:
         """NaN without thresholds, or where every token brings another scale."""

@@ -62,6 +62,8 @@ class DecoderStats:
     #: D_i over live latents and itself.
     threshold: Floats
     #: The activation from which it fires; NaN where nothing but 0 or the other latents decide.
+    since_fired: Floats
+    #: Steps of training since it fired, as the checkpoint has it; NaN where it does not say.
     logit_std: Floats
     logit_skewness: Floats
     logit_kurtosis: Floats

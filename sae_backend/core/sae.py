@@ -16,8 +16,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,6 +185,8 @@ class SparseAutoencoder:
     #: [d_in d_sae], the gate that pre_acts are multiplied with.
     b_glu: Tensor | None = None
     #: [d_sae]
+    since_fired: Tensor | None = None
+    #: [d_sae] int64 on the host, steps of training since each fired, where the checkpoint has counted them.
     _recent: Undo | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -268,9 +271,8 @@ class SparseAutoencoder:
         """Return this SAE with its weights on device, float32 as ever; itself if they are there already."""
         if self.device == torch.device(device):
             return self
-        return SparseAutoencoder(
-            self.cfg, **{name: tensor.to(device) for name, tensor in self.tensors().items()}
-        )
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     @property
     def device(self) -> torch.device:

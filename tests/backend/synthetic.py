@@ -67,6 +67,7 @@ _PRIMES = {
 }  # fmt: skip
 _FACTS = (
     "decoder_norm", "b_enc", "encoder_decoder_cos", "nearest_cos", "opposing_cos", "dimensionality", "threshold",
+    "since_fired",
 )  # fmt: skip
 _LOGIT_FACTS = ("logit_std", "logit_skewness", "logit_kurtosis")
 

@@ -137,7 +137,7 @@ def statistics(n: int, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     for name in ("std_act", "skewness", "kurtosis", "kurtosis_all", "kurtosis_zero"):
         out[name] = np.where(few, np.nan, 1.5 + rng.gamma(1, 4, n))
     out["margin"] = np.where(fires, rng.gamma(2, 1, n), -rng.gamma(2, 1, n))
-    out["threshold"] = np.full(n, np.nan)
+    out["threshold"], out["since_fired"] = np.full((2, n), np.nan)
     out["nearest_live"] = np.where(np.arange(n) == D_SAE - 1, -1, np.maximum(np.arange(n), DEAD) + 1)
     for name in ("encoder_decoder_cos", "nearest_cos", "nearest_live_cos"):
         out[name] = rng.uniform(0.1, 0.99, n)

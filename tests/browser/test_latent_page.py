@@ -158,6 +158,17 @@ def test_a_threshold_is_marked_on_the_histogram(client: Client, published: Publi
     assert client.get(published.url(ALIVE, ".json")).json()["stats"]["threshold"] == 12.05
 
 
+@pytest.mark.parametrize("index", [ALIVE, DEAD])
+def test_a_checkpoint_that_counts_says_how_long_a_latent_has_not_fired_in_training(
+    client: Client, published: Published, index: int
+) -> None:
+    assert "Steps since it fired" not in get(client, published.url(index))
+    with connection.cursor() as cursor:
+        cursor.execute("update latent set since_fired = 1234 where run_id = %s", [published.run.pk])
+    assert "Steps since it fired" in get(client, published.url(index))
+    assert client.get(published.url(index, ".json")).json()["stats"]["since_fired"] == 1234
+
+
 def test_a_run_of_before_there_were_samples_has_its_pages(client: Client, published: Published) -> None:
     with connection.cursor() as cursor:
         cursor.execute("update latent set margin = null, threshold = null where run_id = %s", [published.run.pk])

@@ -113,6 +113,18 @@ def test_a_person_may_say_that_an_openai_topk_has_no_layer_norm() -> None:
     assert_equals(load(FIXTURES / "openai/v5_topk", input_norm="none"), renamed)
 
 
+def test_how_long_each_latent_has_not_fired_in_training_is_read_where_it_is_counted(tmp_path: Path) -> None:
+    file = FIXTURES / "openai/v5_topk/v5_32k_resid_post_mlp_3.pt"
+    state = torch.load(file, weights_only=True)
+    sae = load(file.parent)
+    assert sae.since_fired is not None and sae.since_fired.unique().numel() > 10
+    assert torch.equal(sae.since_fired, state["stats_last_nonzero"])
+    for odd in (state["stats_last_nonzero"][1:], state["stats_last_nonzero"] - 5, torch.rand(256), "long"):
+        torch.save({**state, "stats_last_nonzero": odd}, tmp_path / file.name)
+        other = load(tmp_path)
+        assert other.since_fired is None and other.identity() == sae.identity()
+
+
 def test_the_same_weights_from_two_libraries_have_one_identity(tmp_path: Path) -> None:
     saelens = load(DEMO)
     weights = load_file(DEMO / "sae_weights.safetensors")

@@ -45,6 +45,8 @@ class Draft:
     subtract_b_dec: bool = False
     rank_by_decoder_norm: bool = False
     metadata: dict[str, Plain] = field(default_factory=dict)
+    since_fired: Any = None
+    #: What the file has under the name of such a counter.
     transcoder: bool = False
     #: It reads and writes at different hook points, named or not.
     two_sided: bool = False
@@ -71,7 +73,7 @@ TWO_SIDED = (
     "for its negative, which changes neither what is selected nor what is reconstructed."
 )
 SQUARE = "There are as many latents as dimensions: shapes cannot tell which way round the matrices are stored."
-NOT_CONFIG = {"tensors", "output_scale", "transcoder", "two_sided", "folds", "questions", "notes"}
+NOT_CONFIG = {"tensors", "output_scale", "since_fired", "transcoder", "two_sided", "folds", "questions", "notes"}
 
 
 def settle(draft: Draft, source: Source) -> None:
@@ -189,9 +191,16 @@ def assemble(draft: Draft, source: Source) -> SparseAutoencoder:
         # Below zero it has no effect (dictionary_learning's "never set" is -1): relu has the last word.
         tensors["threshold"].clamp_(min=0)
     try:
-        return SparseAutoencoder(_config(draft, *sizes), **tensors)
+        return SparseAutoencoder(_config(draft, *sizes), **tensors, since_fired=_counter(draft.since_fired, sizes[1]))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+
+
+def _counter(found: Any, d_sae: int) -> Tensor | None:
+    """What a checkpoint counts for each latent; None where it is something else, for no number follows from it."""
+    if not isinstance(found, Tensor) or found.shape != (d_sae,) or found.dtype not in (torch.int32, torch.int64):
+        return None
+    return found.to(torch.int64, copy=True) if bool((found >= 0).all()) else None
 
 
 def tensors_of(weights: Mapping[str, Any], required: set[str], optional: set[str], what: str) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def draft(source: Source) -> Draft:
     state = source.weights
     weights = {name: value for name, value in state.items() if name not in NOT_WEIGHTS}
     tensors = _renamed(tensors_of(weights, set(KEYS), DECODERS, "an OpenAI autoencoder"))
-    found = Draft("openai", "standard", tensors, subtract_b_dec=True)
+    found = Draft("openai", "standard", tensors, subtract_b_dec=True, since_fired=state.get("stats_last_nonzero"))
     if place := PLACE.search(source.trail):
         found.hook_name = f"blocks.{int(place[2])}.{SITES[place[1]]}"
         found.model_name = "gpt2-small" if "gpt2-small" in source.trail else None
