@@ -26,6 +26,7 @@ def align(sae_id: int) -> None:
     for member in earlier:
         if member.pk not in known:
             _store(member, final)
+            Sae.objects.filter(pk=final.pk).update(series_at=timezone.now())  # a sign of life: series.resend
     series.members(sae).update(series_at=timezone.now())
 
 

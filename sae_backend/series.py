@@ -1,15 +1,17 @@
 """Series: checkpoints of one SAE in training, told apart by their step. A latent has the same index in all of them.
 
-Members have the name of the series, the owner, language model, hook point and number of latents in common. The last is
-called the final one; workers keep every other member's cosines to it (aligning.py).
+Members have the name of the series, the owner, language model, hook points and shape in common. The last is called the
+final one; workers keep every other member's cosines to it (aligning.py).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
+from itertools import groupby
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from sae_backend import queue
@@ -24,6 +26,7 @@ _FOLDER = re.compile(r"^(?:checkpoints?|ckpts?)$", re.I)
 _SUFFIX = re.compile(r"[-_. ](?:checkpoints?|ckpts?)$", re.I)
 _EXTENSION = re.compile(r"\.(?:pt|pth|bin|npz|safetensors|zip|tar|tgz|tar\.gz)$", re.I)
 _UNITS = {"": 1, "k": 1000, "m": 10**6}
+_SAME = ("series", "owner_id", "lm_id", "hook_name", "hook_name_out", "d_sae", "d_out")
 
 
 def recognised(path: str) -> tuple[str, int] | None:
@@ -42,7 +45,8 @@ def recognised(path: str) -> tuple[str, int] | None:
     if found is None:
         return None
     name = (found.groupdict().get("base") or "").strip(" -_.") or _named_after(folders)
-    return (name[:200], int(found["n"]) * _UNITS[found["unit"].lower()]) if name else None
+    step = int(found["n"]) * _UNITS[found["unit"].lower()]
+    return (name[:200], step) if name and step < 2**63 else None  # what PostgreSQL holds
 
 
 def _named_after(folders: Sequence[str]) -> str:
@@ -56,7 +60,7 @@ def members(sae: Sae) -> QuerySet[Sae]:
     """All checkpoints of its series by step, itself among them; none where it is in no series."""
     if not sae.series:
         return Sae.objects.none()
-    same = {name: getattr(sae, name) for name in ("series", "owner_id", "lm_id", "hook_name", "d_sae")}
+    same = {name: getattr(sae, name) for name in _SAME}
     return Sae.objects.filter(**same, step__isnull=False).order_by("step", "pk")
 
 
@@ -76,3 +80,31 @@ def changed(sae: Sae) -> None:
         queue.align(sae.pk)
     else:
         Sae.objects.filter(pk=sae.pk).update(series_at=timezone.now())
+
+
+def resend(silent_seconds: float) -> int:
+    """Have compared what no worker has: a message was lost, or who took it ended. How many series.
+
+    Only with an empty queue: while messages wait, this one may be among them.
+    """
+    if queue.waiting():
+        return 0
+    silent = Q(series_at=None) | Q(series_at__lte=timezone.now() - timedelta(seconds=silent_seconds))
+    found = 0
+    for final in _uncompared():
+        # compare and set: of several workers that look, one sends
+        if Sae.objects.filter(silent, pk=final).update(series_at=timezone.now()):
+            queue.align(final)
+            found += 1
+    return found
+
+
+def _uncompared() -> list[int]:
+    """The final ones of series with a member that is not compared with it."""
+    rows = Sae.objects.exclude(series="").filter(step__isnull=False).order_by(*_SAME, "step", "pk")
+    found = []
+    for _, same in groupby(rows.values_list(*_SAME, "pk", "series_cosine__final_id"), key=lambda row: row[:-2]):
+        *earlier, final = [row[-2:] for row in same]
+        if any(compared_with != final[0] for _, compared_with in earlier):
+            found.append(final[0])
+    return found

@@ -9,7 +9,7 @@ import time
 from django.conf import settings
 from django.db import connection, connections
 
-from sae_backend import cleaning, faults, identity, queue
+from sae_backend import cleaning, faults, identity, queue, series
 
 logger = logging.getLogger(__name__)
 PATIENCE = 2.0  # seconds between two looks at a database that is away
@@ -28,6 +28,7 @@ def _taken_over(worker: str) -> bool:
         if taken := queue.take_over(worker):
             logger.warning("took back %s shards of a worker of this name that ended", taken)
         queue.sweep(0.0)
+        series.resend(0.0)
     except ConnectionError as error:  # Redis; what waits there is swept later
         logger.warning("cannot look for stalled runs now: %s", error)
     except faults.DATABASE as error:
@@ -50,6 +51,7 @@ def _look(calm: bool) -> bool:
         connection.ensure_connection()
         if calm:
             queue.sweep(settings.STALLED_SECONDS)
+            series.resend(settings.STALLED_SECONDS)
             cleaning.clean()
         return True
     except Exception:

@@ -24,13 +24,15 @@ CENTILES = (5, 25, 50, 75, 95)
 Ints = npt.NDArray[np.int64]
 _LATENT = """
     select s.sha256, s.name, s.step, l.status, l.firings, l.density, l.max_act,
-        (select substring(c.cos from %s for 4) from sae_backend_seriescosine c where c.sae_id = s.id)
+        case when c.final_id = last_value(s.id) over series then substring(c.cos from %s for 4) end
     from sae_backend_sae s
+    left join sae_backend_seriescosine c on c.sae_id = s.id
     left join lateral (
         select status, firings, density, max_act from latent where run_id = s.current_run_id and index = %s offset 0
     ) l on true
-    where s.series = %s and s.owner_id is not distinct from %s and s.lm_id = %s and s.hook_name = %s and s.d_sae = %s
-        and s.step is not null
+    where s.series = %s and s.owner_id is not distinct from %s and s.lm_id = %s and s.hook_name = %s
+        and s.hook_name_out = %s and s.d_sae = %s and s.d_out = %s and s.step is not null
+    window series as (order by s.step, s.id rows between unbounded preceding and unbounded following)
     order by s.step, s.id
 """
 
@@ -88,7 +90,7 @@ def latent(resolved: ResolvedSae, index: int) -> LatentTraining | None:
     if index >= sae.d_sae:
         raise LatentNotFound(sae, index, resolved.address)
     with connection.cursor() as cursor:
-        same = [sae.series, sae.owner_id, sae.lm_id, sae.hook_name, sae.d_sae]
+        same = [sae.series, sae.owner_id, sae.lm_id, sae.hook_name, sae.hook_name_out, sae.d_sae, sae.d_out]
         cursor.execute(_LATENT, [4 * index + 1, index, *same])
         rows = cursor.fetchall()
     steps = [_at(row, index, sae, is_final=i == len(rows) - 1) for i, row in enumerate(rows)]
@@ -230,7 +232,7 @@ def _densest(latents: Ints, density: npt.NDArray[np.float64]) -> list[int]:
 def _cosines(members: tuple[int, ...], version: object) -> dict[int, list[float]]:
     """CENTILES of the cosines of each member that has them; `version` is of the series, for what is kept."""
     found = {}
-    for sae, packed in SeriesCosine.objects.filter(sae__in=members).values_list("sae_id", "cos"):
+    for sae, packed in SeriesCosine.objects.filter(sae__in=members, final=members[-1]).values_list("sae_id", "cos"):
         cos = np.frombuffer(bytes(packed), "<f4")
         if np.isfinite(cos).any():
             found[sae] = np.nanpercentile(cos, CENTILES).astype(float).round(6).tolist()

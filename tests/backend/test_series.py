@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
-from sae_backend import jobs
+from sae_backend import jobs, series
 from sae_backend.core.checkpoints import load
 from sae_backend.models import LanguageModel, Sae, SaeImport, SeriesCosine
 from tests.backend import demo, messages
@@ -36,6 +36,19 @@ def test_steps_told_by_names_make_a_series_that_is_compared(lm: LanguageModel) -
     a, b = (load(STEPS / f"step_{n}.pt", **HOOK).W_dec.numpy() for n in ("00087", "00878"))
     expected = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert np.allclose(np.frombuffer(bytes(stored.cos), "<f4"), expected, atol=1e-6)
+
+
+def test_a_comparison_that_redis_lost_is_sent_again_until_it_is_there(lm: LanguageModel) -> None:
+    first, second = (imported(lm, STEPS / f"step_{n}.pt", options=HOOK) for n in ("00087", "00878"))
+    assert series.resend(0.0) == 0  # its messages wait
+    messages.forget()
+    assert series.resend(60.0) == 0  # whoever took them may be at it
+    assert series.resend(0.0) == 1 and messages.carry_out() == ["align_series"]
+    assert SeriesCosine.objects.get().final == second and series.resend(0.0) == 0
+    series.assign(first, second.series, 1000)  # now it is the final one
+    messages.forget()
+    assert series.resend(0.0) == 1 and messages.carry_out() == ["align_series"]
+    assert SeriesCosine.objects.get().sae == second and series.resend(0.0) == 0
 
 
 def test_what_a_person_says_counts_more_than_names(lm: LanguageModel) -> None:

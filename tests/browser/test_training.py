@@ -129,6 +129,9 @@ def test_a_new_final_step_is_what_others_are_compared_with(client: Client, plant
     aligning.align(planted[0].pk)
     etag = client.get(f"/s/{planted[0].public_id}/{TURNS}")["ETag"]
     series.assign(planted[2], "", None)
+    before = client.get(f"/s/{planted[0].public_id}/{TURNS}/training.json").json()["steps"]
+    assert [s["cos"] for s in before] == [None, 1.0]  # a cosine to what is not the final one any more is not shown
+    assert client.get(f"/s/{planted[0].public_id}/training.json").json()["steps"][0]["cos_centiles"] is None
     aligning.align(planted[0].pk)
     steps = client.get(f"/s/{planted[0].public_id}/{TURNS}/training.json").json()["steps"]
     assert [s["cos"] for s in steps] == pytest.approx([math.cos(ANGLE / 2), 1.0], abs=1e-6)
@@ -178,6 +181,7 @@ def test_rows_are_compared_one_by_one() -> None:
         ("layer_12/width_16k/average_l0_82", None),
         ("ae.pt", None),
         ("step_5", None),
+        ("gpt2-sae_step_999999999999999M", None),
         ("ae_1000.pt", None),
         ("", None),
     ],
