@@ -316,7 +316,7 @@ def page(resolved: ResolvedSae, index: int, view: View) -> LatentPage:
         counterparts=counterparts(resolved, index),
         nearest_live=values["nearest_live"],
         nearest_live_cos=values["nearest_live_cos"],
-        training=training.latent(resolved, index),
+        training=None if resolved.pinned else training.latent(resolved, index),  # a pinned page stays as it is
     )
 
 

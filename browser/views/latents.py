@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -24,12 +26,17 @@ def latent_detail(request: HttpRequest, ref: str, index: int) -> HttpResponse:
         return redirect("sae_detail", ref)
     view = View.of(request.GET)
     page = lambda: pages.show(request, latent_page.page(resolved, index, view))  # noqa: E731
-    return pages.of_run(request, resolved.run, page, (resolved.sae.series_at, _compared(resolved)))
+    return pages.of_run(request, resolved.run, page, (_in_series(resolved), compared(resolved)))
 
 
-def _compared(resolved: ResolvedSae) -> int:
+def compared(resolved: ResolvedSae) -> int:
     """Changes with what other SAEs have that is like its latents; a pinned run's pages do not say that."""
     return 0 if resolved.pinned else resolved.sae.compared
+
+
+def _in_series(resolved: ResolvedSae) -> datetime | None:
+    """The same for the other steps of its training."""
+    return None if resolved.pinned else resolved.sae.series_at
 
 
 @require_safe
@@ -52,7 +59,7 @@ def latent_json(request: HttpRequest, ref: str, index: int) -> HttpResponse:
     def build() -> HttpResponse:
         return pages.as_json({"url": url, **latent_data.data(resolved, index)})
 
-    return pages.kept(request, resolved, build, more=_compared(resolved))
+    return pages.kept(request, resolved, build, more=compared(resolved))
 
 
 @require_safe

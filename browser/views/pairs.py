@@ -15,6 +15,7 @@ from browser.exports import Line
 from browser.queries import pair_list, pair_page, saes
 from browser.queries.pair_list import Choice
 from browser.queries.saes import ResolvedSae
+from browser.views.latents import compared
 from browser.views.saes import too_slow
 
 
@@ -84,4 +85,5 @@ def pair_detail(request: HttpRequest, ref: str, first: int, second: int) -> Http
 @require_safe
 def pair_json(request: HttpRequest, ref: str, first: int, second: int) -> HttpResponse:
     resolved = links.opened(request, ref)
-    return pages.kept(request, resolved, lambda: pages.as_json(pair_page.as_json(resolved, first, second)))
+    build = lambda: pages.as_json(pair_page.as_json(resolved, first, second))  # noqa: E731
+    return pages.kept(request, resolved, build, more=compared(resolved))

@@ -177,9 +177,11 @@ def test_a_latent_leads_to_its_counterparts_but_where_its_run_is_pinned(
 ) -> None:
     small, large = pair
     address = f"/s/{small.public_id}/{FIRST + 3}"
-    before = client.get(address)
+    before, both = client.get(address), f"/s/{small.public_id}/pairs/{FIRST + 3}-{FIRST + 4}.json"
     assert "In other SAEs" not in before.content.decode()
+    old = client.get(both)["ETag"]
     compare_rows.done(*pair)
+    assert client.get(both, headers={"If-None-Match": old}).status_code == 200
     page = client.get(address, headers={"If-None-Match": before["ETag"]})
     assert page.status_code == 200 and f"/s/{large.public_id}/{FIRST + 3}" in page.content.decode()
     [found] = client.get(f"{address}.json").json()["counterparts"]

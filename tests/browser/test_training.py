@@ -188,3 +188,12 @@ def test_rows_are_compared_one_by_one() -> None:
 )
 def test_steps_are_read_from_the_names_that_training_libraries_write(path: str, told: tuple[str, int] | None) -> None:
     assert series.recognised(path) == told
+
+
+def test_a_pinned_page_says_nothing_of_other_steps(client: Client, planted: list[Sae]) -> None:
+    sae = planted[1]
+    pinned, live = (client.get(f"/s/{ref}/{BORN}").content.decode() for ref in (f"{sae.public_id}@r1", sae.public_id))
+    assert 'id="training"' in live and 'id="training"' not in pinned
+    etag = client.get(f"/s/{sae.public_id}@r1/{BORN}")["ETag"]
+    series.changed(planted[0])
+    assert client.get(f"/s/{sae.public_id}@r1/{BORN}")["ETag"] == etag
