@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FIRST = ("index", "status", "firings", "nearest_live")  # before the statistics that a list can be sorted by
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that spreadsheets work out
 GROUP = 32_768  # latents in a row group of a Parquet file: what is held at once
 
 
@@ -57,7 +58,12 @@ def as_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[
     writer = csv.writer(Line())
     yield writer.writerow(names)
     for row in rows:
-        yield writer.writerow([row[name] for name in names])
+        yield writer.writerow([cell(row[name]) for name in names])
+
+
+def cell(value: Any) -> Any:
+    """What spreadsheets would take for a formula is marked as text by an apostrophe: names are people's."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def latents_csv(resolved: ResolvedSae, wanted: Filter) -> Iterator[str]:

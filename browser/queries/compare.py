@@ -302,10 +302,15 @@ def find(ref: str) -> Sae:
     return named or saes.find(ref.partition("@")[0])
 
 
+def _ref(text: str) -> str:
+    """Without NUL, which no text of the database may have."""
+    return text.replace("\0", "").strip()[:200]
+
+
 def pair(query: QueryDict) -> tuple[Sae, Sae] | Choosing:
     """The two SAEs of an address, or what there is to choose from."""
-    refs = [ref.strip()[:200] for ref in (query.get("a", ""), query.get("b", ""))]
-    refs = [ref for ref in refs if ref] or [ref[:200] for ref in query.getlist("sae")]
+    refs = [_ref(text) for text in (query.get("a", ""), query.get("b", ""))]
+    refs = [ref for ref in refs if ref] or [_ref(text) for text in query.getlist("sae")]
     try:
         chosen = [find(ref) for ref in refs[:2]]
     except NotFound as unknown:

@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from browser import bodies, pages
+from browser.exports import Line
 from browser.permissions import may_compare
 from browser.queries import compare as queries
 from browser.queries import compare_lists
@@ -109,15 +110,8 @@ def compare_csv(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     return StreamingHttpResponse(_csv(page.both), content_type="text/csv; charset=utf-8", headers=headers)
 
 
-class _Line:
-    """A file that gives back what is written to it, for the csv module."""
-
-    def write(self, text: str) -> str:
-        return text
-
-
 def _csv(both: Both) -> Iterator[str]:
-    writer: Any = csv.writer(_Line())
+    writer: Any = csv.writer(Line())
     yield writer.writerow(compare_lists.COLUMNS)
     for row in compare_lists.every(both):
         yield writer.writerow(row)

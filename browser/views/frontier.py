@@ -9,6 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from browser import pages
+from browser.exports import cell
 from browser.queries import frontier
 
 
@@ -29,5 +30,6 @@ def as_json(request: HttpRequest) -> HttpResponse:
 def as_csv(request: HttpRequest) -> HttpResponse:
     headers = {"Content-Disposition": 'attachment; filename="frontier.csv"'}
     response = HttpResponse(content_type="text/csv; charset=utf-8", headers=headers)
-    csv.writer(response).writerows(frontier.as_csv(frontier.page(frontier.Choice.of(request.GET)).rows))
+    rows = frontier.as_csv(frontier.page(frontier.Choice.of(request.GET)).rows)
+    csv.writer(response).writerows([cell(value) for value in row] for row in rows)
     return response
