@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from django.db.models import Q
 from django.http import QueryDict
 from django.urls import reverse
 
-from browser.errors import Link, sae_link
+from browser.errors import Link, TooSlow, sae_link
 from browser.queries import latent_filter, latent_list
 from browser.queries.latent_list import TOKEN_LISTS, Filter
 from browser.queries.latents import vocabulary
@@ -189,10 +190,11 @@ def _by_token(asked: Asked, computed: Sequence[Sae]) -> tuple[list[Found], int]:
     within = [sae for sae in computed if ids[sae.lm_id]]
     found: list[Found] = []
     until = time.monotonic() + SECONDS
-    for sae in within:
-        if found and time.monotonic() > until:
+    for i, sae in enumerate(within):
+        if i and time.monotonic() > until:
             break
-        found.append(_in_sae(asked, sae, ids[sae.lm_id]))
+        with suppress(TooSlow):
+            found.append(_in_sae(asked, sae, ids[sae.lm_id]))
     return [f for f in found if any(f.counts)], len(within) - len(found)
 
 
