@@ -1,7 +1,7 @@
 """Classes of latents by the moments of their logit effects: one definition for pages, tables, filters and data.
 
-After "Understanding SAE features with the logit lens" (Bloom and Lin, 2024), which names the classes and gives no
-thresholds; docs/statistics.md argues those here.
+After "Understanding SAE features with the logit lens" (Bloom and Lin, 2024), which names the classes;
+docs/statistics.md argues the thresholds, which are ours.
 """
 
 from __future__ import annotations
