@@ -65,7 +65,7 @@ class _Search:
     """One SAE's rows among the other's that may be a counterpart."""
 
     def __init__(self, of: Directions, among: Directions, live: npt.NDArray[np.bool_]) -> None:
-        self.of = of
+        self.of, self.directed = of, of.directed.cpu().numpy()
         self.columns = np.flatnonzero(live & among.directed.cpu().numpy())
         kept = torch.from_numpy(self.columns).to(among.unit.device)
         self.unit, self.rough = among.unit[kept], among.rough[kept]
@@ -82,8 +82,10 @@ class _Search:
         least = best - 2 * (slack + _ROUNDING[rough.dtype] * np.abs(best))
         counts, weakest = np.bincount(row, minlength=len(rough)), np.full(len(rough), np.inf, np.float32)
         np.minimum.at(weakest, row, value)
-        # of rows with too many alike, or too few above zero, everything is compared
-        open_ = (counts < self.m) | ((counts == _CANDIDATES) & (weakest >= least) & (counts < len(self.columns)))
+        # of rows with too many alike, or too few clearly above zero, everything is compared
+        unseen = ((counts == _CANDIDATES) & (weakest >= least)) | (least <= 0)
+        open_ = (counts < self.m) | (unseen & (counts < len(self.columns)))
+        open_ &= self.directed[slice(*rows)]
         sure = (value >= least[row]) & ~open_[row]
         ids, cosines = self._placed(unit, row[sure], column[sure])
         if open_.any():

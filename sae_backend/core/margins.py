@@ -29,6 +29,7 @@ from sae_backend.core.activations import StoredShard
 from sae_backend.core.results import MissesByLatent
 from sae_backend.core.sae import SparseActs, SparseAutoencoder
 
+_ON_DEVICE = 2**26  # margins held at once on an accelerator
 N_MISSES = 5  # contexts in which it came closest, kept of each latent
 _SHIFT = {torch.bfloat16: 16, torch.float32: 0}  # bits short of a float32's
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -92,11 +93,15 @@ class Margins:
 
     def on_device(self, pre_acts: Tensor, floor: Tensor, scale: Tensor) -> tuple[Floats, npt.NDArray[np.int32]]:
         """With torch alone: what an accelerator does, and what the host's loop is compared with."""
-        wide = floor.repeat_interleave(pre_acts.shape[1] // self.groups, 1)
-        margin = (pre_acts.float() * self.weight - wide - self.need) * scale[:, None]
-        best = margin.amax(0)
-        where = (margin == best).int().argmax(0).int()  # max leaves open which of equal ones it takes
-        return best.cpu().numpy(), where.cpu().numpy()
+        group = torch.arange(pre_acts.shape[1], device=pre_acts.device) // (pre_acts.shape[1] // self.groups)
+        best, where = [], []
+        for some in group.split(max(1, _ON_DEVICE // len(pre_acts))):
+            a = sum(map(len, best))
+            own = slice(a, a + len(some))
+            margin = (pre_acts[:, own].float() * self.weight[own] - floor[:, some] - self.need[own]) * scale[:, None]
+            best.append(margin.amax(0))
+            where.append((margin == best[-1]).int().argmax(0).int())  # max leaves open which of equal ones it takes
+        return torch.cat(best).cpu().numpy(), torch.cat(where).cpu().numpy()
 
 
 class Closest:

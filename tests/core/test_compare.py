@@ -70,6 +70,16 @@ def test_a_negative_cosine_is_the_best_where_there_is_no_other() -> None:
     assert np.isnan(cos[:, 2]).all()  # two of b have no direction
 
 
+def test_of_cosines_near_zero_none_is_lost_to_rounding() -> None:
+    a, tilt = randn(1, D), 3e-3 * randn(400, 1, seed=2)
+    a /= a.norm()
+    across = randn(400, D, seed=1)
+    across -= (across @ a.T - tilt) * a
+    for b in across.split(4):  # so few that some of the best are rounded below zero
+        ids, _ = counterparts(Directions(a, torch.bfloat16), Directions(b, torch.bfloat16), np.ones(4, bool))
+        np.testing.assert_array_equal(ids, brute(a, b, np.ones(4, bool))[0])
+
+
 def test_latents_without_a_direction_have_no_counterpart_and_dead_ones_are_nobodys() -> None:
     a, b = randn(6, D), randn(6, D)
     b[2], a[4] = 0.0, 0.0

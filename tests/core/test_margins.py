@@ -76,7 +76,10 @@ def test_a_latent_that_misses_by_a_known_amount_says_so() -> None:
 
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu", "groupmax"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_loop_and_torch_alone_agree_to_the_bit(architecture: str, dtype: torch.dtype) -> None:
+def test_the_loop_and_torch_alone_agree_to_the_bit(
+    architecture: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae_backend.core.margins._ON_DEVICE", 64 * 30)  # three parts
     sae = small_sae(architecture, 70)
     firings = BlockEncoder(sae, dtype)(hidden(64), torch.arange(64))
     assert firings.watched is not None
