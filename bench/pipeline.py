@@ -111,6 +111,7 @@ def _warm_up(sae: Any, dataset: Any) -> None:
     jobs.compute_contexts(run.pk, 0)
     jobs.load_latents(run.pk, 0)
     kept.dtype_difference(run)
+    kept.basis_by_layer(run)  # once a data set, whatever the number of runs
     runs.cancel(run.pk)
     store.drop_tables(run.pk)
     kept.forget()
