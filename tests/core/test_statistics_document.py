@@ -11,16 +11,13 @@ import pytest
 import torch
 
 from browser.logit_classes import class_name
+from sae_backend.core import baseline
 from sae_backend.core.activations import Rows
-from sae_backend.core.config import SaeConfig
-from sae_backend.core.decoder import Decoder, DecoderFacts
 from sae_backend.core.fidelity import Sums, basis, figures
-from sae_backend.core.language_model import Unembedding
 from sae_backend.core.results import status_of
-from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.core.stats import histograms, latent_stats
-from sae_backend.core.token_sets import TokenSets
 from sae_backend.packing import bin_edges
+from tests.core import worked
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
 EXAMPLES = re.findall(r"\*\*([^*]+)\.\*\*[^`]*```python\n(.*?)```", DOCUMENT, re.S)
@@ -30,26 +27,16 @@ def near(ours: Any, expected: Any) -> bool:
     return bool(np.allclose(ours, expected, rtol=1e-5, atol=1e-6))
 
 
-def facts_of(W_dec: list[list[float]], W_U: list[list[float]]) -> DecoderFacts:
-    """All latents alive; one token set, the first half of the vocabulary."""
-    rows, unembedding = torch.tensor(W_dec).float(), torch.tensor(W_U).float()
-    n, d = rows.shape
-    sae = SparseAutoencoder(SaeConfig("standard", d, n, d), rows.T.contiguous(), torch.zeros(n), rows, torch.zeros(d))
-    half = np.arange(unembedding.shape[1]) < unembedding.shape[1] // 2
-    decoder = Decoder(sae, Unembedding(unembedding), sets=TokenSets(("half",), ("the first half",), half[None]))
-    live = torch.ones(n, dtype=torch.bool)
-    return decoder.facts(0, n, live, decoder.directions.products(live))
-
-
 KNOWN = {
-    "np": np, "torch": torch, "near": near, "facts_of": facts_of, "Rows": Rows, "Sums": Sums, "basis": basis,
-    "figures": figures, "status_of": status_of, "latent_stats": latent_stats, "histograms": histograms,
-    "bin_edges": bin_edges, "class_name": class_name, "STATUS": ("dead", "rare", "alive", "dense"),
+    "np": np, "torch": torch, "near": near, "Rows": Rows, "Sums": Sums, "basis": basis, "figures": figures,
+    "status_of": status_of, "latent_stats": latent_stats, "histograms": histograms, "bin_edges": bin_edges,
+    "class_name": class_name, "baseline": baseline, "STATUS": ("dead", "rare", "alive", "dense"),
+    **{name: each for name, each in vars(worked).items() if not name.startswith("_")},
 }  # fmt: skip
 
 
 def test_every_block_of_the_document_is_an_example_that_asserts_something() -> None:
-    assert DOCUMENT.count("```python") == len(EXAMPLES) > 5
+    assert DOCUMENT.count("```python") == len(EXAMPLES) > 12
     assert all("assert" in code for _, code in EXAMPLES)
 
 
