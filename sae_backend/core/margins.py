@@ -93,11 +93,11 @@ class Margins:
 
     def on_device(self, pre_acts: Tensor, floor: Tensor, scale: Tensor) -> tuple[Floats, npt.NDArray[np.int32]]:
         """With torch alone: what an accelerator does, and what the host's loop is compared with."""
-        group = torch.arange(pre_acts.shape[1], device=pre_acts.device) // (pre_acts.shape[1] // self.groups)
-        best, where = [], []
-        for some in group.split(max(1, _ON_DEVICE // len(pre_acts))):
-            a = sum(map(len, best))
-            own = slice(a, a + len(some))
+        best: list[Tensor] = []
+        where: list[Tensor] = []
+        step, d_sae = max(1, _ON_DEVICE // len(pre_acts)), pre_acts.shape[1]
+        for own in (slice(a, a + step) for a in range(0, d_sae, step)):
+            some = torch.arange(d_sae, device=pre_acts.device)[own] // (d_sae // self.groups)
             margin = (pre_acts[:, own].float() * self.weight[own] - floor[:, some] - self.need[own]) * scale[:, None]
             best.append(margin.amax(0))
             where.append((margin == best[-1]).int().argmax(0).int())  # max leaves open which of equal ones it takes
