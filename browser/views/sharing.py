@@ -57,7 +57,11 @@ def sae_cite(request: HttpRequest, ref: str, as_json: bool = False) -> HttpRespo
         managing.share(resolved.run)
     page = CitePage(citation, kept=resolved.run.shared_at is not None)
     build = lambda: pages.as_json(citation.as_json()) if as_json else pages.show(request, page)  # noqa: E731
-    return build() if request.method == "POST" else pages.of_run(request, resolved.run, build, int(page.kept))
+    if request.method == "POST":
+        return build()
+    if as_json:
+        return pages.kept(request, resolved, build)
+    return pages.of_run(request, resolved.run, build, int(page.kept))
 
 
 def _cited(request: HttpRequest, ref: str, index: int) -> tuple[ResolvedSae, Citation]:

@@ -203,6 +203,8 @@ def test_what_a_pinned_run_says_is_kept_by_everybody(client: Client, published: 
         assert again.status_code == 304 and again["ETag"] == first["ETag"] and not again.content
         assert again["Cache-Control"] == first["Cache-Control"]
         assert client.get(published.url(ALIVE, rest))["Cache-Control"] == "no-cache", rest
+    of_sae = client.get(f"/s/{published.sae.public_id}@r{published.run.number}/cite.json")
+    assert of_sae["Cache-Control"] == "public, max-age=86400, immutable"
 
 
 READER = {"Sec-Fetch-User": "?1"}  # of a link that somebody clicked, or an address that somebody typed
