@@ -252,6 +252,8 @@ def test_the_weakest_contexts_are_a_tab(client: Client, published: Published) ->
 def test_every_figure_links_to_its_definition(client: Client, published: Published) -> None:
     anchors = set(re.findall(r'class="def" href="/statistics#([^"]+)"', get(client, published.url(ALIVE))))
     page = get(client, "/statistics")
+    inside = re.findall(r'href="([^"]*)"', page.partition("<article")[2].partition("</article>")[0])
+    assert inside and all(link.startswith("#") and f'id="{link[1:]}"' in page for link in inside)
     assert len(anchors) > 8
     for fragment in {*anchors, *map(definitions.anchor, definitions.ROWS.values())}:
         assert page.count(f'id="{fragment}"') == 1, fragment
