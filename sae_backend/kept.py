@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from django.conf import settings
 
@@ -110,6 +112,23 @@ def forget_models() -> None:
     gc.collect()
     if device() != "cpu":
         torch.cuda.empty_cache()
+
+
+def free() -> int:
+    """Bytes of memory that this worker's device has left."""
+    if device().startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device()))[0])
+    return min(psutil.virtual_memory().available, _left_to_container())
+
+
+def _left_to_container() -> int:
+    """What the limit of a container leaves; no limit is a large number."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return int(limit) - int(used)
+    except (OSError, ValueError):
+        return 1 << 62
 
 
 def dtype_difference(run: Run) -> dict[str, Any] | None:

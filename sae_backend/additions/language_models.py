@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from sae_backend import kept, registry
@@ -88,27 +87,10 @@ def _weights(files: dict[str, int]) -> int:
 def _check_room(config: dict[str, Any], weights: int, where: str) -> None:
     """Refuse what does not fit, beside nothing: what is kept of other models gives way."""
     try:
-        bootable.check_memory(config, weights, kept.compute_dtype(), _free(), kept.device(), where)
+        bootable.check_memory(config, weights, kept.compute_dtype(), kept.free(), kept.device(), where)
     except LanguageModelError:
         kept.forget_models()
-        bootable.check_memory(config, weights, kept.compute_dtype(), _free(), kept.device(), where)
-
-
-def _free() -> int:
-    """Bytes of memory that a model may take on this worker's device."""
-    if kept.device().startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(kept.device()))[0])
-    return min(psutil.virtual_memory().available, _left_to_container())
-
-
-def _left_to_container() -> int:
-    """What the limit of a container leaves; no limit is a large number."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return int(limit) - int(used)
-    except (OSError, ValueError):
-        return 1 << 62
+        bootable.check_memory(config, weights, kept.compute_dtype(), kept.free(), kept.device(), where)
 
 
 def _booted(architecture: str) -> Callable[[str], LM]:

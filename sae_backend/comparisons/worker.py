@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from django.db import connection, transaction
 from django.db.models import F
@@ -66,13 +65,12 @@ def _keep(held: Held, **made: Any) -> None:
 
 
 def _refuse_too_large(a: Sae, b: Sae) -> None:
+    """What is kept of other SAEs and models gives way first."""
     wanted = sum(sae.d_sae * (sae.d_in + sae.d_out) // 2 * BYTES for sae in (a, b)) + ROOM
-    if kept.device() == "cpu":
-        there = psutil.virtual_memory().available
-    else:
-        there = torch.cuda.get_device_properties(kept.device()).total_memory
-    if wanted > there:
-        raise ComparisonError(TOO_LARGE.format(a.name, b.name, wanted / 1e9, there / 1e9))
+    if wanted > kept.free():
+        kept.forget_models()
+        if wanted > (there := kept.free()):
+            raise ComparisonError(TOO_LARGE.format(a.name, b.name, wanted / 1e9, there / 1e9))
 
 
 def _runs(a: Sae, b: Sae) -> list[Run]:

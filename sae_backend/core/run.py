@@ -248,7 +248,8 @@ class LatentPass:
 
     def sample(self) -> dict[str, int]:
         """Counted tokens that margins, and what fires together, rest on, for the run's summary."""
-        return {"margin": self.sums.watched, "cofiring": self.cofiring.tokens if self.cofiring else 0}
+        cofiring = self.cofiring.tokens if self.cofiring else 0
+        return {"margin": self.sums.watched if self.margins else 0, "cofiring": cofiring}
 
     def _cut(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """Pieces of a bounded number of latents and, but for one latent that has more, of firings."""

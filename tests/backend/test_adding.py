@@ -16,8 +16,8 @@ from django.contrib.auth.models import User
 from pyarrow import parquet
 from transformers import Qwen3Config
 
-from sae_backend import additions, registry, storage, store, taking
-from sae_backend.additions import language_models, worker
+from sae_backend import additions, kept, registry, storage, store, taking
+from sae_backend.additions import worker
 from sae_backend.core import bootable, contexts
 from sae_backend.models import Addition, Dataset, Document, LanguageModel
 from tests import hub
@@ -187,7 +187,7 @@ def test_a_model_too_large_for_the_worker_is_refused_before_its_weights_are_down
     online: hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     online.add("model", "org/large", model(tmp_path / "m"))
-    monkeypatch.setattr(language_models, "_free", lambda: 100_000)
+    monkeypatch.setattr(kept, "free", lambda: 100_000)
     error = refused("model", "org/large")
     assert "in float32 it needs about 0.0 GB" in error and "Use a worker with more memory or COMPUTE_DTYPE" in error
     assert not [r for r in online.requests if "safetensors" in r]

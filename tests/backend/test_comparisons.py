@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
-from sae_backend import comparisons, managing, queue, store
+from sae_backend import comparisons, kept, managing, queue, store
 from sae_backend.comparisons import ComparisonError
 from sae_backend.comparisons import worker as at_work
 from sae_backend.core.matching import MATCHED, NOVEL, SPLIT, classify
@@ -149,6 +149,10 @@ def test_what_does_not_fit_into_memory_is_refused_with_a_sentence(
     messages.carry_out()
     row.refresh_from_db()
     assert row.state == State.FAILED and "GB of memory" in row.error
+    monkeypatch.undo()
+    left = iter((0, 1 << 50))  # before and after what was kept has given way
+    monkeypatch.setattr(kept, "free", lambda: next(left))
+    at_work._refuse_too_large(*rows)
     monkeypatch.undo()
     assert comparisons.again(row) and not comparisons.again(row)
     row.refresh_from_db()
