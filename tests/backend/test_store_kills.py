@@ -36,7 +36,7 @@ def run(site_environment: dict[str, str]) -> Run:
     return a_run(a_sae(dataset), dataset)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:  # a full machine is slow
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
