@@ -116,6 +116,7 @@ def delete(sae: Sae) -> DeletedSae:
     with transaction.atomic():
         locks.one_at_a_time("sae")  # nobody imports it meanwhile
         list(sae.runs.select_for_update())  # runs before their SAE: the order in which a publication locks them
+        comparisons.hold(sae)
         sae = Sae.objects.select_for_update().get(pk=sae.pk)
         left, others = _what_is_left(sae), list(series.members(sae).exclude(pk=sae.pk)[:1])
         comparisons.touch(sae)  # which go with it

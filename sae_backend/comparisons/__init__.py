@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from sae_backend.comparisons.errors import ComparisonError
 from sae_backend.comparisons.packed import Counterpart, sides, single
-from sae_backend.comparisons.wishes import OPEN, again, ask, between, cancel, outdated, touch, why_not
+from sae_backend.comparisons.wishes import OPEN, again, ask, between, cancel, hold, outdated, touch, why_not
 
 __all__ = [
-    "OPEN", "ComparisonError", "Counterpart", "again", "ask", "between", "cancel", "outdated", "sides", "single",
-    "touch", "why_not",
+    "OPEN", "ComparisonError", "Counterpart", "again", "ask", "between", "cancel", "hold", "outdated", "sides",
+    "single", "touch", "why_not",
 ]  # fmt: skip

@@ -84,7 +84,9 @@ def _refuse_too_many(owner: Any) -> None:
 
 
 def _afresh(row: Comparison) -> None:
-    """Queue it again; a worker that is still at it is too late."""
+    """Queue it again; a worker that is still at it is too late. What pages show of the one before goes."""
+    if row.state == State.DONE:
+        Sae.objects.filter(pk__in=(row.a_id, row.b_id)).update(compared=F("compared") + 1)
     Comparison.objects.filter(pk=row.pk).update(heartbeat_at=Now(), attempts=F("attempts") + 1, **AFRESH)
     row.refresh_from_db(fields=[*AFRESH, "attempts"])
 
@@ -103,6 +105,11 @@ def again(row: Comparison) -> bool:
         queued = bool(over.update(**AFRESH, **counted))
         transaction.on_commit(lambda: queue.send_comparison(row.pk) if queued else None)
     return queued
+
+
+def hold(sae: Sae) -> None:
+    """Lock the comparisons of an SAE before its own row, as who finishes one does: the other way round both wait."""
+    list(Comparison.objects.filter(Q(a=sae) | Q(b=sae)).order_by("pk").select_for_update().values_list("pk"))
 
 
 def touch(sae: Sae) -> None:

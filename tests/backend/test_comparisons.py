@@ -103,6 +103,8 @@ def test_a_newer_run_makes_it_outdated_and_it_is_asked_for_again(rows: tuple[Sae
     other.refresh_from_db()
     again = comparisons.ask(one, other)
     assert (again.pk, again.state, again.attempts) == (row.pk, State.QUEUED, 1)
+    other.refresh_from_db()
+    assert other.compared == 1  # its latents' pages do not show the old one any more
 
 
 @pytest.mark.parametrize(
