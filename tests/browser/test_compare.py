@@ -219,6 +219,16 @@ def test_how_it_looks_in_all_its_states(looking: Looking, pair: tuple[Sae, Sae],
 
 
 @pytest.mark.browser
+def test_split_latents_are_within_reach_on_a_small_screen(
+    page: Page, compared: tuple[Sae, Sae], live_server: Any
+) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{live_server}{at(compared, '&tab=split')}")
+    box = page.locator(".kids .ell").nth(1).bounding_box()
+    assert box and box["width"] > 150
+
+
+@pytest.mark.browser
 def test_two_are_ticked_on_the_home_page_and_compared_without_a_script(
     chromium: Any, compared: tuple[Sae, Sae], live_server: Any
 ) -> None:
