@@ -197,4 +197,5 @@ def test_a_message_that_was_lost_or_came_twice_does_no_harm(rows: tuple[Sae, Sae
         at_work.compare(row.pk)
         row.refresh_from_db()
         assert (row.state, row.attempts) == (State.QUEUED, 0)
+        cursor.execute("select pg_advisory_unlock_all()")  # its connection goes back to the pool as it is
     other.close()

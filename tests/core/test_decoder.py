@@ -67,7 +67,7 @@ def test_blocks_of_columns_and_shards_of_latents_change_nothing(
             assert np.array_equal(a.nearest, b.nearest)
             assert np.array_equal(a.opposing, b.opposing)
         for x, y in zip(astuple(ours.stats), astuple(whole.stats), strict=True):
-            assert np.allclose(x, y[lo:hi], rtol=1e-5, atol=1e-6)
+            assert np.allclose(x, y[lo:hi], rtol=1e-5, atol=1e-6, equal_nan=True)
         assert [x.promoted.tolist() for x in ours.logits] == [x.promoted.tolist() for x in whole.logits[lo:hi]]
 
 
