@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from django.core.management import call_command
 
@@ -25,7 +26,12 @@ RUNS = 10  # at most, until each worker has had its share
 def figures(run: Run) -> dict[str, Any]:
     """What the SAE's page says of it as a whole."""
     run.refresh_from_db()
-    return {name: value for name, value in run.summary.items() if name not in OF_THE_RUN}
+    return {name: value for name, value in run.summary.items() if name not in (*OF_THE_RUN, "k_curve")}
+
+
+def curve(run: Run) -> list[list[float]]:
+    """Its FVU against k: sums in float64 that are added up in the order in which a run is cut."""
+    return run.summary["k_curve"]["points"]
 
 
 def test_one_two_and_four_workers_give_the_same_pages(workers: crew.Workers, sae: Sae, dataset: Dataset) -> None:
@@ -39,6 +45,7 @@ def test_one_two_and_four_workers_give_the_same_pages(workers: crew.Workers, sae
             run = computed_by(workers, sae, dataset, dtype)
             assert synthetic.digest(run) == synthetic.digest(expected), (n, dtype)
             assert figures(run) == figures(expected), (n, dtype)
+            assert np.allclose(curve(run), curve(expected), rtol=1e-9, atol=0), (n, dtype)
 
 
 def computed_by(workers: crew.Workers, sae: Sae, dataset: Dataset, dtype: str) -> Run:
