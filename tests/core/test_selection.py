@@ -78,7 +78,7 @@ def test_blocks_in_cache_and_dense_rows_choose_alike(
 
 def part(firings: Firings, norm: torch.Tensor, place: np.ndarray, how: Callable[..., None]) -> Part:
     made = Part.__new__(Part)
-    how(made, firings, norm, place)
+    how(made, firings, norm, place, np.arange(0, len(place), 3))
     return made
 
 
@@ -93,7 +93,8 @@ def test_the_host_and_an_accelerator_keep_the_same_rows(options: dict[str, str])
             part(BlockEncoder(sae)(x[a : a + 40]), norm, np.arange(a, min(a + 40, 100), dtype=np.uint32) * 3, how)
             for a in (0, 40, 80)
         ]
-        rows.append((*by_latent(parts, 150), np.concatenate([p.l0 for p in parts])))
+        sampled = np.concatenate([p.sample_latent for p in parts])
+        rows.append((*by_latent(parts, 150), np.concatenate([p.l0 for p in parts]), sampled))
     for ours, expected in zip(*rows, strict=True):
         assert np.array_equal(ours, expected)
-    assert len(rows[0][1]) > 100
+    assert len(rows[0][1]) > 100 and len(rows[0][-1]) > 30
