@@ -25,8 +25,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class DensityChart:
-    """How many latents have which density, on a logarithmic axis."""
+class Distribution:
+    """How many latents have which value of a statistic."""
 
     path: str
     xticks: list[Tick]
@@ -36,7 +36,7 @@ class DensityChart:
     says: str  # the chart in one sentence
 
 
-def densities(summary: Mapping[str, Any], expected: float | None) -> DensityChart | None:
+def densities(summary: Mapping[str, Any], expected: float | None) -> Distribution | None:
     """The density histogram of a run; `expected` is the density if all latents fired alike, L0 / d_sae."""
     histogram = summary.get("density_histogram") or {}
     counts = histogram.get("counts") or []
@@ -48,7 +48,7 @@ def densities(summary: Mapping[str, Any], expected: float | None) -> DensityChar
     mode = low + step * (counts.index(max(counts)) + 0.5)
     says = f"Histogram of log density over {sum(counts)} latents that fired; most are near {density(10**mode)}."
     lines = _density_lines(low, step * len(counts), expected)
-    return DensityChart(_bars(counts, ceiling), xticks, yticks, lines, sum(counts), says)
+    return Distribution(_bars(counts, ceiling), xticks, yticks, lines, sum(counts), says)
 
 
 def _bars(counts: Sequence[float], ceiling: float) -> str:
@@ -192,18 +192,6 @@ def _round_steps(first: int, last: int) -> list[int]:
     power = 10.0 ** math.floor(math.log10(size))
     step = int(next(power * k for k in (1, 2, 5, 10) if power * k >= size))
     return list(range(-(-first // step) * step, last + 1, step))
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """How a statistic is distributed over the latents that have it, both axes linear."""
-
-    path: str
-    xticks: list[Tick]
-    yticks: list[Tick]
-    lines: list[Line]
-    latents: int
-    says: str  # the chart in one sentence
 
 
 def distribution(

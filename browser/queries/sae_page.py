@@ -154,7 +154,7 @@ class Pair:
 @dataclass(frozen=True)
 class SaePage:
     resolved: ResolvedSae
-    densities: plots.DensityChart | None
+    densities: plots.Distribution | None
     scatter: plots.ScatterChart | None
     l0: plots.L0Chart | None
     layers: LayerChart | None
