@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 
 from browser.tokens import Line, Unit, Vocabulary, direction, spans, units
 from sae_backend.packing import Examples
@@ -134,9 +134,14 @@ def draw(vocabulary: Vocabulary, e: Example, span: tuple[int, int], top: float, 
         before, after = _cut(drawn, line.peak, *snippet)
     else:
         before, after = _sides(units(vocabulary, ids, line), line.peak, *snippet)
-    text = b"".join(vocabulary.token(t) for t in ids).decode("utf-8", "replace")
     cuts = _cuts(near[0] > 0, lo > 0), _cuts(near[1] < n, hi < n)
-    return Drawn(mark_safe(before), mark_safe(after), *cuts, direction(text), lo, n, hi - lo == n)
+    return Drawn(SafeString(before), SafeString(after), *cuts, _direction(vocabulary, ids), lo, n, hi - lo == n)
+
+
+def _direction(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    if vocabulary.beyond_latin.isdisjoint(ids):
+        return ""
+    return direction(b"".join(map(vocabulary.token, ids)).decode("utf-8", "replace"))
 
 
 def _cut(drawn: list[str], peak: int, lo: int, hi: int) -> tuple[str, str]:

@@ -12,12 +12,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from html import escape
 from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
-from django.utils.html import escape
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 
 LONG = 24  # characters from which a token is cut in a row
 LEVELS = 8  # steps of the activation ramp, l1 … l8
@@ -55,11 +55,17 @@ class Vocabulary:
     tokens: list[bytes]
     special: list[bool]
     _glyphs: dict[int, Glyph] = field(default_factory=dict, repr=False, compare=False)
+    _chips: dict[tuple[int, int], SafeString] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def specials(self) -> npt.NDArray[np.bool_]:
         """is_special by id; the last is for all ids beyond the vocabulary."""
         return np.array([*self.special, True], bool)
+
+    @cached_property
+    def beyond_latin(self) -> frozenset[int]:
+        """Tokens with a byte of a character from U+0590 on, where scripts from right to left begin."""
+        return frozenset(i for i, token in enumerate(self.tokens) if token and max(token) >= 0xD6)
 
     @cached_property
     def joined(self) -> bytes:
@@ -146,15 +152,20 @@ def level(act: float, top: float) -> int:
 
 def chip(vocabulary: Vocabulary, id: int, step: int = 0) -> SafeString:
     """One token by itself, at a step of the ramp or (0) neutral."""
-    glyph = vocabulary.glyph(id)
+    if (known := vocabulary._chips.get((id, step))) is None:
+        known = vocabulary._chips[id, step] = _chip(vocabulary.glyph(id), step)
+    return known
+
+
+def _chip(glyph: Glyph, step: int) -> SafeString:
     wanted = ("tki", "s" if glyph.html.startswith(" ") else "", glyph.classes, f"l{step}" if step else "")
     carrier = "◌" if glyph.whole and glyph.text and unicodedata.combining(glyph.text[0]) else ""
-    return mark_safe(f'<span class="{" ".join(filter(None, wanted))}">{carrier}{glyph.html}</span>')
+    return SafeString(f'<span class="{" ".join(filter(None, wanted))}">{carrier}{glyph.html}</span>')
 
 
 def chips(vocabulary: Vocabulary, ids: Iterable[int]) -> SafeString:
     """Several tokens, one after another."""
-    return mark_safe("".join(chip(vocabulary, id) for id in ids))
+    return SafeString("".join(chip(vocabulary, id) for id in ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +336,7 @@ def _sign(c: str, blank: bool) -> str:
     if c == "\t":
         return "<i class=tb>⇥</i>"
     if c == " " or _is_visible(c):
-        return str(escape(c))
+        return escape(c)
     if c < " ":
         return f"<i class=u>{chr(0x2400 + ord(c))}</i>"
     soft = c in _SOFT or unicodedata.category(c) == "Zs"

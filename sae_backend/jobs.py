@@ -154,7 +154,26 @@ def _mended() -> Iterator[None]:
 
 
 def publish(run_id: int) -> None:
-    """Seal and publish a loaded run, then empty its spool."""
+    """Seal and publish a loaded run, then empty its spool.
+
+    One that is cancelled and resumed meanwhile may be sealed again while we still hold it, and its message dropped:
+    then we begin anew.
+    """
+    while _stopped_under_us(run_id) and Run.objects.filter(pk=run_id, state=Run.State.SEALED).exists():
+        logger.info("run %s was stopped and is sealed again: its publication begins anew", run_id)
+    kept.forget()
+
+
+def _stopped_under_us(run_id: int) -> bool:
+    try:
+        _publish(run_id)
+    except store.NotSealed as stopped:
+        logger.info("left: %s", stopped)
+        return True
+    return False
+
+
+def _publish(run_id: int) -> None:
     with locks.alone("publish", run_id) as mine:
         run = Run.objects.select_related("sae", "dataset").filter(pk=run_id).first()
         if run is None or not mine or run.state != Run.State.SEALED:
@@ -170,7 +189,6 @@ def publish(run_id: int) -> None:
             series.changed(run.sae)
             with suppress(storage.StorageError):  # then the next cleaning does it
                 spool.empty(run_id)
-    kept.forget()
 
 
 def _figures(run: Run) -> dict[str, Any]:
@@ -229,7 +247,7 @@ def _explained(run_id: int) -> Iterator[None]:
     """Fail the run with a sentence, but not for what passes: its work is done again."""
     try:
         yield
-    except (Abandoned, spool.Lost):
+    except (Abandoned, spool.Lost, store.NotSealed):
         raise
     except Exception as error:
         if isinstance(error, faults.DATABASE):

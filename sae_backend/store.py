@@ -35,6 +35,10 @@ class StoreError(Exception):
     """A step that the state of the run does not allow, with a sentence that says what to do."""
 
 
+class NotSealed(StoreError):
+    """A run that somebody stopped, or took up again, before it was published."""
+
+
 def tables(run_id: int) -> tuple[str, str]:
     return f"latent_r{run_id}", f"latent_page_r{run_id}"
 
@@ -219,7 +223,7 @@ def _to_publish(run_id: int) -> Iterator[Run | None]:
         cursor.execute("set local lock_timeout = '10s'")
         run = Run.objects.select_for_update().get(pk=run_id)
         if run.state not in (Run.State.SEALED, Run.State.LIVE):
-            raise StoreError(f"run {run_id} is {run.state}; only a sealed run can be published")
+            raise NotSealed(f"run {run_id} is {run.state}; only a sealed run can be published")
         run.sae = Sae.objects.select_for_update(no_key=True).get(pk=run.sae_id)  # labels can still be written
         yield run if run.state == Run.State.SEALED else None
 

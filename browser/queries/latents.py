@@ -26,8 +26,8 @@ MOST_LATENTS = 2**31 - 1  # that an index's column holds
 PACKED = ("examples", "histogram", "logits", "neighbours", "misses", "cofiring", "enrichment")
 _LATENT = f"""
     select
-        (select max(index) from latent where run_id = %s and index < %s and status > 0),
-        (select min(index) from latent where run_id = %s and index > %s and status > 0),
+        (select index from latent where run_id = %s and index < %s and status > 0 order by index desc limit 1),
+        (select index from latent where run_id = %s and index > %s and status > 0 order by index limit 1),
         l.strongest, l.{", l.".join(STATISTICS)}, p.{", p.".join(PACKED)}
     from latent l join latent_page p on p.run_id = l.run_id and p.index = l.index
     where l.run_id = %s and p.run_id = %s and l.index = %s and p.index = %s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from django.db import connection
@@ -153,13 +154,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class SaePage:
+    """Its charts and pairs are worked out where the template draws them, once a run."""
+
     resolved: ResolvedSae
-    densities: plots.Distribution | None
-    scatter: plots.ScatterChart | None
-    l0: plots.L0Chart | None
-    layers: LayerChart | None
     table: Table
-    pairs: list[Pair]
     newer: Run | None  # a run that will take this one's place
     template: ClassVar[str] = "browser/sae_detail.html"
 
@@ -196,6 +194,31 @@ class SaePage:
         return f"{self.sae.d_sae:,} latents at {self.sae.hook_name} of {self.sae.lm.name}{measured}."
 
     @property
+    def has_scatter(self) -> bool:
+        return any(map(any, (self.summary.get("scatter") or {}).get("counts") or []))
+
+    @cached_property
+    def densities(self) -> plots.Distribution | None:
+        expected = (self.summary.get("l0") or self.sae.k or 0) / self.sae.d_sae
+        return plots.densities(self.summary, expected)
+
+    @cached_property
+    def scatter(self) -> plots.ScatterChart | None:
+        return plots.scatter(self.summary)
+
+    @cached_property
+    def l0(self) -> plots.L0Chart | None:
+        return plots.l0(self.summary)
+
+    @cached_property
+    def layers(self) -> LayerChart | None:
+        return layers(self.summary, self.sae.hook_name)
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        return opposing_pairs(self.resolved)
+
+    @property
     def geometry(self) -> Geometry:
         return geometry_of(self.sae, self.summary)
 
@@ -204,17 +227,8 @@ class SaePage:
         return str(self.run.number)
 
     @property
-    def sorts(self) -> list[Column]:
-        return [*COLUMNS, INDEX]
-
-    @property
     def logit_classes(self) -> tuple[LogitClass, ...]:
         return CLASSES
-
-    @property
-    def ranged(self) -> list[Column]:
-        """Statistics without fields of their own, which a range can be asked of."""
-        return [c for c in self.sorts if c.name not in ("density", "kurtosis")]
 
     @property
     def statuses(self) -> list[tuple[str, int | None, bool]]:
@@ -242,12 +256,7 @@ class SaeProgress:
 
 def page(resolved: ResolvedSae, wanted: Filter, newer: Run | None) -> SaePage:
     """The whole page; its table may have been too slow without taking the rest with it."""
-    summary, sae = resolved.run.summary, resolved.sae
-    expected = (summary.get("l0") or sae.k or 0) / sae.d_sae
-    charts = (plots.densities(summary, expected), plots.scatter(summary), plots.l0(summary))
-    by_layer = layers(summary, sae.hook_name)
-    wanted = with_tokens(wanted, sae.lm)
-    return SaePage(resolved, *charts, by_layer, table(resolved, wanted), opposing_pairs(resolved), newer)
+    return SaePage(resolved, table(resolved, with_tokens(wanted, resolved.sae.lm)), newer)
 
 
 def table(resolved: ResolvedSae, wanted: Filter) -> Table:

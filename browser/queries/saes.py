@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
 from django.db import connection
 from django.db.models import QuerySet
+from django.utils.safestring import SafeString
 
 from browser.errors import NotFound, NotReady, RunDropped, RunNotFound, SaeAmbiguous, SaeDeleted, SaeNotFound
 from sae_backend.models import DeletedSae, Run, Sae
@@ -24,6 +25,7 @@ class ResolvedSae:
     sae: Sae
     run: Run
     pinned: bool = False  # the address names the run, so links on the page keep it
+    drawn: dict[str, SafeString] = field(default_factory=dict, compare=False)  # by kept_tags.py
 
     @property
     def address(self) -> str:

@@ -6,17 +6,18 @@ What people wrote, the names of documents, is escaped here; the markup of tokens
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
+from html import escape
 from typing import Any
 
 from django import template
 from django.urls import reverse
-from django.utils.html import escape
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 
 from browser.charts import Band
 from browser.contexts import Drawn, Row
 from browser.figures import Figure
+from browser.queries.columns import BY_NAME, COLUMNS, INDEX, Column
 from browser.queries.latent_near import Misses, Neighbour
 from browser.queries.latent_page import Contexts, Effect, Tab
 from browser.queries.logit_meaning import SetEffect
@@ -39,7 +40,7 @@ register = template.Library()
 @register.simple_tag
 def context_rows(contexts: Contexts | Misses) -> SafeString:
     """Every row of the open interval, or of where a latent came closest."""
-    return mark_safe("".join(_context(row, drawn, contexts.decimals) for row, drawn in contexts.rows))
+    return SafeString("".join(_context(row, drawn, contexts.decimals) for row, drawn in contexts.rows))
 
 
 def _context(row: Row, drawn: Drawn, decimals: int) -> str:
@@ -63,7 +64,7 @@ def _context(row: Row, drawn: Drawn, decimals: int) -> str:
 @register.simple_tag
 def strip_entries(figures: Iterable[Figure], bound: float | None) -> SafeString:
     """Figures with their place among the other latents' as a mark; `bound` is of a dead latent's density."""
-    return mark_safe("".join(_strip_entry(f, bound) for f in figures))
+    return SafeString("".join(_strip_entry(f, bound) for f in figures))
 
 
 def _strip_entry(f: Figure, bound: float | None) -> str:
@@ -80,7 +81,7 @@ def _strip_entry(f: Figure, bound: float | None) -> str:
 @register.simple_tag
 def figure_entries(figures: Iterable[Figure]) -> SafeString:
     """Terms and values of a list of figures."""
-    return mark_safe("".join(map(_figure, figures)))
+    return SafeString("".join(map(_figure, figures)))
 
 
 def _figure(f: Figure) -> str:
@@ -89,7 +90,12 @@ def _figure(f: Figure) -> str:
 
 
 def _term(f: Figure) -> str:
-    return f'<a class="def" href="{escape(defined(f.column))}" title="{escape(f.means)}">{f.name}</a>'
+    return _definition(f.column, f.means, f.name)
+
+
+@lru_cache
+def _definition(column: str, means: str, name: str) -> str:
+    return f'<a class="def" href="{escape(defined(column))}" title="{escape(means)}">{name}</a>'
 
 
 def _percentile(f: Figure, space: str = "") -> str:
@@ -99,7 +105,7 @@ def _percentile(f: Figure, space: str = "") -> str:
 @register.simple_tag
 def band_links(bands: Iterable[tuple[Tab, Band]], decimals: int) -> SafeString:
     """The bands under the histogram, those with contexts as links to them."""
-    return mark_safe("".join(_band(tab, band, decimals) for tab, band in bands))
+    return SafeString("".join(_band(tab, band, decimals) for tab, band in bands))
 
 
 def _band(tab: Tab, band: Band, decimals: int) -> str:
@@ -120,13 +126,13 @@ def effect_rows(effects: Iterable[Effect], css: str = "") -> SafeString:
         f'<li>{e.token}<span class="{bar}"><i style="--v:{e.width}"></i></span><span>{e.effect}</span></li>'
         for e in effects
     )
-    return mark_safe("".join(rows))
+    return SafeString("".join(rows))
 
 
 @register.simple_tag
 def set_rows(sets: Iterable[SetEffect]) -> SafeString:
     """Sets of tokens with the mean logit effect on each, in standard deviations as a bar and in standard errors."""
-    return mark_safe("".join(map(_set_row, sets)))
+    return SafeString("".join(map(_set_row, sets)))
 
 
 def _set_row(e: SetEffect) -> str:
@@ -145,7 +151,7 @@ def _signed(value: float | None, places: int) -> str:
 @register.simple_tag
 def neighbour_rows(neighbours: Iterable[Neighbour], sae_url: str) -> SafeString:
     """Latents near in some way; what they are strongest on stands in for a label."""
-    return mark_safe("".join(_neighbour(n, escape(sae_url)) for n in neighbours))
+    return SafeString("".join(_neighbour(n, escape(sae_url)) for n in neighbours))
 
 
 def _neighbour(n: Neighbour, sae_url: str) -> str:
@@ -163,7 +169,7 @@ def _neighbour(n: Neighbour, sae_url: str) -> str:
 def latent_rows(rows: Iterable[Mapping[str, Any]], address: str) -> SafeString:
     """Rows of an SAE's table."""
     sae_url = escape(reverse("sae_detail", args=[address]))
-    return mark_safe("\n".join(_latent(row, sae_url) for row in rows))
+    return SafeString("\n".join(_latent(row, sae_url) for row in rows))
 
 
 def _latent(row: Mapping[str, Any], sae_url: str) -> str:
@@ -186,6 +192,36 @@ def _spark(heights: bytes) -> str:
         '<svg class="spark" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">'
         f'<path d="{bars(heights)}" fill="currentColor"/></svg>'
     )
+
+
+@register.simple_tag
+def sort_options(column: str, descending: bool) -> SafeString:
+    """Every statistic, largest and smallest first, as options of a form."""
+    return _sorts(column, descending)
+
+
+@lru_cache
+def _sorts(column: str, descending: bool) -> SafeString:
+    orders = ((c, sign, words) for c in (*COLUMNS, INDEX) for sign, words in (("-", "largest"), ("", "smallest")))
+    chosen = f"-{column}" if descending else column
+    return SafeString("".join(_option(c, f"{sign}{c.name}", chosen, f", {words} first") for c, sign, words in orders))
+
+
+@register.simple_tag
+def range_options(chosen: str) -> SafeString:
+    """Statistics without fields of their own, which a range can be asked of."""
+    return _ranges(chosen if chosen in BY_NAME else "")
+
+
+@lru_cache
+def _ranges(chosen: str) -> SafeString:
+    ranged = (c for c in (*COLUMNS, INDEX) if c.name not in ("density", "kurtosis"))
+    return SafeString("".join(_option(c, c.name, chosen) for c in ranged))
+
+
+def _option(column: Column, value: str, chosen: str, more: str = "") -> str:
+    selected = " selected" if value == chosen else ""
+    return f'<option value="{value}" title="{escape(column.means)}"{selected}>{escape(column.label)}{more}</option>'
 
 
 @cache

@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
 from django import template
+from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from browser.definitions import address
@@ -47,6 +49,16 @@ STATUSES = {
     "done": ("ok", "done"),
 }
 
+# The main places: their names for reverse(), and for people, and of the pages that belong to them.
+PLACES = (
+    ("home", "SAEs", ()),
+    ("compare", "Compare", ()),
+    ("lm_list", "Models", ("lm_detail",)),
+    ("dataset_list", "Data sets", ("dataset_detail",)),
+    ("run_list", "Jobs", ("run_detail",)),
+    ("upload", "Upload", ("import_detail",)),
+)
+
 
 def _defined(value: float | str | None) -> TypeGuard[float]:
     """Whether there is a number; a template gives "" for a figure that a run's summary lacks."""
@@ -61,11 +73,31 @@ def _signed(text: str) -> str:
 
 
 @register.simple_tag
+@lru_cache
 def icon(name: str, css: str = "") -> SafeString:
     """A 16-unit line drawing that takes the colour of its text."""
-    pen = mark_safe('stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true"')
-    drawing = '<svg class="{}" viewBox="0 0 16 16" fill="none" stroke="currentColor" {}>{}</svg>'
-    return format_html(drawing, css or "ic", pen, mark_safe(ICONS[name]))
+    drawing = '<svg class="{}" viewBox="0 0 16 16" aria-hidden="true">{}</svg>'
+    return format_html(drawing, f"ic {css}".rstrip(), mark_safe(ICONS[name]))
+
+
+@register.simple_tag(takes_context=True)
+def nav_links(context: template.Context) -> SafeString:
+    """The main places of the site; the one that is open, or holds the page that is, is marked."""
+    match = getattr(context.get("request"), "resolver_match", None)  # a page of an error may have neither
+    return _nav(getattr(match, "url_name", None) or "")
+
+
+@lru_cache
+def _nav(here: str) -> SafeString:
+    marks = {True: ' aria-current="page"', False: ' aria-current="true"'}
+    return format_html_join(
+        "",
+        '<a href="{}"{}>{}</a>',
+        (
+            (reverse(place), mark_safe(marks[here == place]) if here in (place, *within) else "", name)
+            for place, name, within in PLACES
+        ),
+    )
 
 
 @register.filter

@@ -229,3 +229,22 @@ def digest(run: Run) -> list[str]:
     return [
         str(query(f"select {each} from {table} t")[0][0]) for table in (f"latent_r{run.pk}", f"latent_page_r{run.pk}")
     ]
+
+
+@contextmanager
+def unindexed(run: Run) -> Iterator[None]:
+    """Keep a run from being published meanwhile: an index waits for whoever writes."""
+    other = connection.copy()
+    other.set_autocommit(False)
+    with other.cursor() as cursor:
+        cursor.execute(f"lock table latent_r{run.pk} in row exclusive mode")
+    try:
+        yield
+    finally:
+        other.rollback()
+        other.close()
+
+
+def indexing(run: Run) -> bool:
+    waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like %s"
+    return bool(query(waits, f"create unique index %latent_r{run.pk}_pk%"))

@@ -119,6 +119,8 @@ def in_thread(work: Callable[[], bool]) -> list[bool]:
         with connections["default"].cursor() as cursor:
             cursor.execute("set statement_timeout = '10s'")
         answers.append(work())
+        with connections["default"].cursor() as cursor:
+            cursor.execute("reset statement_timeout")  # the connection goes back to a pool
         connections.close_all()
 
     thread = threading.Thread(target=ask)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.utils import timezone
 
 from sae_backend import claims, jobs, queue, runs, spool, storage, store
-from sae_backend.models import Dataset, Run, RunShard, Sae
+from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
 from tests.backend import demo, messages, synthetic
+from tests.backend.imports import until
 from tests.backend.synthetic import CONTEXTS, LATENTS
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
@@ -195,3 +197,40 @@ def test_a_storage_that_is_away_has_lost_nothing(run: Run, settings: Any) -> Non
 
 def done(run: Run, kind: str) -> int:
     return run.shards.filter(kind=kind, state=RunShard.State.DONE).count()
+
+
+@pytest.mark.parametrize("sealed_again", [False, True])
+def test_a_publication_under_way_outlives_a_cancelled_run_that_is_resumed_at_once(
+    run: Run, expected: list[str], sealed_again: bool
+) -> None:
+    """Its publisher finds a run that is not sealed, or sealed anew: it never fails it, and somebody publishes it."""
+    compute(run, 6, 8)
+    publisher = threading.Thread(target=publish_apart, args=[run.pk])
+    with synthetic.unindexed(run):
+        publisher.start()
+        until(lambda: synthetic.indexing(run))
+        assert queue.cancel(run.pk)
+        if sealed_again:
+            assert queue.resume(run.pk) and messages.carry_out() == ["publish_run"]  # which another is at
+    if not sealed_again:
+        publisher.join()
+        assert demo.stage(run) == Run.State.CANCELLED and queue.resume(run.pk)
+        messages.carry_out()
+    publisher.join()
+    assert demo.stage(run) == Run.State.LIVE and synthetic.digest(run) == expected
+
+
+def test_a_publisher_that_finds_its_run_taken_up_again_leaves_it(run: Run) -> None:
+    compute(run, 6, 8)
+    publisher = threading.Thread(target=publish_apart, args=[run.pk])
+    with synthetic.unindexed(run):
+        publisher.start()
+        until(lambda: synthetic.indexing(run))
+        assert runs.cancel(run.pk) and runs.reopen(run.pk, RESUMABLE)
+    publisher.join()
+    assert (demo.stage(run), run.error) == (Run.State.LOADING, "")
+
+
+def publish_apart(run_id: int) -> None:
+    jobs.publish(run_id)
+    connections.close_all()

@@ -217,6 +217,7 @@ def test_labels_can_refer_to_an_sae_while_its_run_is_published(run: Run) -> None
         with other.cursor() as cursor:
             cursor.execute("set statement_timeout = '2s'")
             cursor.execute("select 1 from sae_backend_sae where id = %s for key share", [run.sae_id])
+            cursor.execute("reset statement_timeout")  # the connection goes back to a pool
     other.close()
 
 

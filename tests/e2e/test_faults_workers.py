@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.db import connection
 from django.db.models.functions import Now
 
 from sae_backend import claims, jobs, queue, spool, tasks
@@ -117,8 +114,8 @@ def test_a_worker_that_hangs_while_it_publishes_is_replaced(workers: Workers, sa
     expected = undisturbed(sae, dataset)
     run = new_run(sae, dataset)
     hung = workers.start("hung")
-    with unindexed(run):
-        workers.wait_for(lambda: indexing(run))
+    with synthetic.unindexed(run):
+        workers.wait_for(lambda: synthetic.indexing(run))
         hung.send_signal(signal.SIGSTOP)
         workers.start("other")
         workers.ready(2)
@@ -224,8 +221,8 @@ def test_a_run_cancelled_while_workers_are_in_it_is_left_and_can_be_resumed(
     run = new_run(sae, dataset, shard_contexts=2, shard_latents=64)
     for name in NAMES[:2]:
         workers.start(name)
-    with unindexed(run):
-        workers.wait_for(lambda: demo.stage(run) == stage and (held(run) or indexing(run)))
+    with synthetic.unindexed(run):
+        workers.wait_for(lambda: demo.stage(run) == stage and (held(run) or synthetic.indexing(run)))
         assert queue.cancel(run.pk) and not queue.cancel(run.pk)
     workers.wait_for(lambda: not held(run) and queue.waiting() == 0)
     kept = {shard.pk: shard.attempts for shard in run.shards.filter(state=RunShard.State.DONE)}
@@ -234,23 +231,6 @@ def test_a_run_cancelled_while_workers_are_in_it_is_left_and_can_be_resumed(
     workers.wait_for(lambda: live(run))
     assert synthetic.digest(run) == expected
     assert kept == {pk: RunShard.objects.get(pk=pk).attempts for pk in kept}  # what was done is not done again
-
-
-@contextmanager
-def unindexed(run: Run) -> Iterator[None]:
-    """Keep a run from being published meanwhile: an index waits for whoever writes."""
-    other = connection.copy()
-    other.set_autocommit(False)
-    with other.cursor() as cursor:
-        cursor.execute(f"lock table latent_r{run.pk} in row exclusive mode")
-    yield
-    other.rollback()
-    other.close()
-
-
-def indexing(run: Run) -> bool:
-    waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like %s"
-    return bool(synthetic.query(waits, f"create unique index %latent_r{run.pk}_pk%"))
 
 
 def test_a_long_shard_of_a_cancelled_run_is_left_at_its_next_report(
