@@ -37,13 +37,13 @@ def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
             """
             update sae_backend_runshard s
             set state = 'claimed', worker = %(worker)s, claimed_at = now(), heartbeat_at = now(), progress = 0,
-                attempts = attempts + 1, backend_pid = null,
-                deaths = deaths + (s.state = 'claimed' and s.worker <> %(worker)s)::int
-            from sae_backend_run r
+                attempts = s.attempts + 1, backend_pid = null,
+                deaths = s.deaths + (s.state = 'claimed' and s.worker <> %(worker)s)::int
+            from sae_backend_run r, sae_backend_runshard before
             where s.run_id = %(run)s and s.kind = %(kind)s and s.index = %(index)s and r.id = s.run_id
-              and r.state = any(%(wanted)s) and (s.state = 'todo' or s.state = 'claimed' and (
+              and before.id = s.id and r.state = any(%(wanted)s) and (s.state = 'todo' or s.state = 'claimed' and (
                 s.worker = %(worker)s or s.heartbeat_at < now() - make_interval(secs => %(silent)s)))
-            returning s.id
+            returning s.id, before.state = 'claimed' and before.worker <> %(worker)s, before.worker
             """,
             {
                 "worker": worker, "run": run_id, "kind": kind, "index": index,
@@ -51,9 +51,15 @@ def claim(run_id: int, kind: str, index: int, worker: str) -> RunShard | None:
             },
         )  # fmt: skip
         row = cursor.fetchone()
-    if row is not None and kind == RunShard.Kind.CONTEXTS:
+    if row is None:
+        return None
+    if kind == RunShard.Kind.CONTEXTS:
         _begin(run_id, worker)
-    return None if row is None else RunShard.objects.select_related("run").get(pk=row[0])
+    pk, from_another, other = row
+    shard = RunShard.objects.select_related("run").get(pk=pk)
+    if from_another:
+        runs.log(run_id, f"{other} fell silent while it computed {_what(shard)}: {worker} has them now", "warning")
+    return shard
 
 
 def one_after_another(run_id: int, kind: str, index: int, worker: str) -> Iterator[RunShard]:
@@ -169,6 +175,10 @@ def _taken_back(shard: RunShard, how: str) -> bool:
     unmoved = _present(shard).filter(heartbeat_at=shard.heartbeat_at)  # of several that look, one takes it
     if not unmoved.update(state=RunShard.State.TODO, progress=0, deaths=F("deaths") + 1):
         return False
-    what = f"{shard.kind} {shard.lo:,} to {shard.hi:,}"
-    runs.log(shard.run_id, f"{shard.worker} {how} while it computed {what}: they are queued again", "warning")
+    what = f"{shard.worker} {how} while it computed {_what(shard)}: they are queued again"
+    runs.log(shard.run_id, what, "warning")
     return True
+
+
+def _what(shard: RunShard) -> str:
+    return f"{shard.kind} {shard.lo:,} to {shard.hi:,}"
