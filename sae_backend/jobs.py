@@ -183,9 +183,7 @@ def _publish(run_id: int) -> None:
                 sealed = aside.submit(store.seal, run_id)  # PostgreSQL's work
                 figures = _figures(run)
             sealed.result()
-            store.publish(run_id, figures)
-            runs.log(run_id, summary.in_words(figures))
-            runs.log(run_id, "published")
+            store.publish(run_id, figures, told=(summary.in_words(figures), "published"))
             series.changed(run.sae)
             with suppress(storage.StorageError):  # then the next cleaning does it
                 spool.empty(run_id)

@@ -22,7 +22,7 @@ from django.utils import timezone
 from sae_backend import packed_columns, packing, rows, summary
 from sae_backend.core.contexts import Contexts
 from sae_backend.core.results import LatentShard
-from sae_backend.models import RESUMABLE, Dataset, Run, RunShard, Sae
+from sae_backend.models import RESUMABLE, Dataset, LogLine, Run, RunShard, Sae
 from sae_backend.rows import STATISTICS
 
 # what a table sorts by has an index of its own: (column, index) where the latent fired
@@ -176,12 +176,27 @@ def _note_backend(shard: RunShard) -> None:
 
 def seal(run_id: int) -> None:
     """Index a fully loaded run; outside a transaction, on tables nobody reads yet."""
+    _end_builders(run_id)
     latent, page = tables(run_id)
     _side_by_side([f"create unique index if not exists {t}_pk on {t} (run_id, index)" for t in (page, latent)])
     live = (f"{latent}_{c} on {latent} ({c}, index) where status > 0" for c in SORTABLE)
     of_latents = [*live, f"{latent}_dead on {latent} (index) where status = 0"]
     _side_by_side([f"create index if not exists {index}" for index in of_latents])
     _side_by_side([f"vacuum (freeze, analyze) {t}" for t in (page, latent)])
+
+
+def _end_builders(run_id: int) -> None:
+    """End what PostgreSQL still does for a publisher that is gone: of two that build the same index one fails."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            select pg_terminate_backend(pid, 60000) from pg_locks
+            where database = (select oid from pg_database where datname = current_database())
+              and relation = any(%s::regclass[]) and mode in ('ShareLock', 'ShareUpdateExclusiveLock')
+              and pid <> pg_backend_pid()
+            """,
+            [list(tables(run_id))],
+        )
 
 
 def _side_by_side(statements: Sequence[str]) -> None:
@@ -198,8 +213,11 @@ def _side_by_side(statements: Sequence[str]) -> None:
         list(threads.map(execute, statements))
 
 
-def publish(run_id: int, figures: dict[str, Any]) -> None:
-    """Attach a sealed run's tables and point its SAE at it; the run before is retired, or it itself if it is aside."""
+def publish(run_id: int, figures: dict[str, Any], told: Sequence[str] = ()) -> None:
+    """Attach a sealed run's tables and point its SAE at it; the run before is retired, or it itself if it is aside.
+
+    The run's log is told so in the same moment, whatever becomes of its publisher then.
+    """
     latent, _ = tables(run_id)
     sealed = Run.objects.select_related("sae").filter(pk=run_id, state=Run.State.SEALED).first()
     if sealed is not None:  # its rows no longer change
@@ -214,6 +232,8 @@ def publish(run_id: int, figures: dict[str, Any]) -> None:
     with _to_publish(run_id) as run:
         if run is not None:
             _point_at(run, figures)
+            for line in told:
+                LogLine.objects.create(run=run, text=line)
 
 
 @contextmanager

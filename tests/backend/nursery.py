@@ -61,10 +61,16 @@ def _serve() -> None:
         print(answer, flush=True)
 
 
+def called(pid: int) -> str:
+    """A child's connections, for PostgreSQL."""
+    return f"child {pid}"
+
+
 def _child(name: str, words: list[str]) -> int:
     from sae_backend.models import Run
     from tests.backend import synthetic
 
+    os.environ["PGAPPNAME"] = called(os.getpid())
     run = Run.objects.get(pk=int(words[0]))
     if name == "load":
         synthetic.load(run, words[1], slow=words[2] == "True")

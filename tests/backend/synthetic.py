@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
-from django.db import connection
+from django.db import connection, connections
 
 from sae_backend import claims, locks, packing, runs, store
 from sae_backend.core.contexts import Contexts
@@ -30,6 +30,7 @@ from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.packing import Examples, Histogram, Logits, Neighbours
 
 D_SAE, SIZE, N_TOKENS = 2048, 128, 1_000_000
+A = TypeVar("A")
 CONTEXTS, LATENTS = RunShard.Kind.CONTEXTS, RunShard.Kind.LATENTS
 
 
@@ -229,6 +230,26 @@ def digest(run: Run) -> list[str]:
     return [
         str(query(f"select {each} from {table} t")[0][0]) for table in (f"latent_r{run.pk}", f"latent_page_r{run.pk}")
     ]
+
+
+def apart(work: Callable[[], A]) -> A:
+    """In a thread, which has connections of its own."""
+    try:
+        return work()
+    finally:
+        connections.close_all()
+
+
+@contextmanager
+def waiting_at_most(seconds: float, on: Any = connection) -> Iterator[None]:
+    """End what a connection waits for longer; it goes back to its pool as it came."""
+    with on.cursor() as cursor:
+        cursor.execute(f"set statement_timeout = '{seconds:.0f}s'")
+    try:
+        yield
+    finally:
+        with on.cursor() as cursor:
+            cursor.execute("reset statement_timeout")
 
 
 @contextmanager
