@@ -37,6 +37,7 @@ from sae_backend import (
 from sae_backend.core import checkpoints, fidelity
 from sae_backend.core.checkpoints import CheckpointError
 from sae_backend.core.config import RunConfig
+from sae_backend.core.decoder import features_per_dimension
 from sae_backend.core.results import LatentShard
 from sae_backend.core.run import RunError
 from sae_backend.core.sae import SparseAutoencoder
@@ -203,7 +204,7 @@ def _figures(run: Run) -> dict[str, Any]:
         **fidelity.figures(latents.sums, sae.cfg),
         "contexts": run.n_contexts,
         "sample_tokens": latents.sample(),
-        "features_per_dimension": float(sae.W_dec.double().square().sum()) / sae.cfg.d_out,
+        "features_per_dimension": features_per_dimension(sae.W_dec),
         "live_per_dimension": int(latents.live.sum()) / sae.cfg.d_out,
         "dtype": kept.config_of(run).dtype,
         "dtype_difference": kept.dtype_difference(run),

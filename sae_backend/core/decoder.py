@@ -116,6 +116,11 @@ class Decoder:
         return out, _moments(powers)
 
 
+def features_per_dimension(W_dec: Tensor) -> float:
+    """‖W_dec‖_F²/d_out, on the checkpoint's scale."""
+    return float(W_dec.double().square().sum()) / W_dec.shape[1]
+
+
 def _times(W: Tensor) -> Callable[[Tensor], Tensor]:
     """rows ↦ rows @ W; on CPUs by oneDNN, which uses AVX-512 on any maker's, twice as fast as MKL on another's."""
     if W.device.type != "cpu" or not torch.backends.mkldnn.is_available():

@@ -14,6 +14,9 @@ from sae_backend.core.language_model import LM
 from sae_backend.core.run import ContextPass
 from sae_backend.core.sae import SparseAutoencoder
 
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
 
 def difference(
     sae: SparseAutoencoder, lm: LM, reference: LM, cfg: RunConfig, special: set[int], tokens: npt.NDArray[np.uint32]
@@ -26,19 +29,26 @@ def difference(
     cfg = replace(cfg, fidelity_every=1, ce_contexts=0, k_contexts=0)
     rough = _firings(ContextPass(sae, lm, cfg, special), tokens)
     exact = _firings(ContextPass(sae, reference, replace(cfg, dtype="float32"), special), tokens)
-    _, a, b = np.intersect1d(rough.place, exact.place, assume_unique=True, return_indices=True)
-    relative = np.abs(rough.act[a] - exact.act[b]) / exact.act[b]
     return {
         "tokens": rough.figures["tokens"],
-        "firings_kept": len(b) / max(1, len(exact.place)),
-        "act": float(np.median(relative)) if len(b) else None,
+        **compared(rough.place, rough.act, exact.place, exact.act),
         "l0": [rough.figures["l0"], exact.figures["l0"]],
         "fvu": [rough.figures["fvu"], exact.figures["fvu"]],
     }
 
 
+def compared(place: Ints, act: Floats, exact_place: Ints, exact_act: Floats) -> dict[str, float | None]:
+    """firings_kept and act of `difference`, from places of firings, each once, and their activations."""
+    _, a, b = np.intersect1d(place, exact_place, assume_unique=True, return_indices=True)
+    relative = np.abs(act[a] - exact_act[b]) / exact_act[b]
+    return {
+        "firings_kept": len(b) / max(1, len(exact_place)),
+        "act": float(np.median(relative)) if len(b) else None,
+    }
+
+
 class _Firings:
-    def __init__(self, place: npt.NDArray[np.int64], act: npt.NDArray[np.float32], figures: dict[str, Any]) -> None:
+    def __init__(self, place: Ints, act: Floats, figures: dict[str, Any]) -> None:
         self.place, self.act, self.figures = place, act, figures
 
 
