@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.looking import PATIENCE
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
@@ -58,7 +60,7 @@ def chromium() -> Iterator[Browser]:
     """Debian's chromium, driven by Playwright, which runs an event loop in this thread."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=60_000)  # what is expected comes when it comes: machines are slow at times
+    expect.set_options(timeout=1000 * PATIENCE)  # what is expected comes when it comes: machines are slow at times
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # the loop is Playwright's: Django's queries are not in it
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
@@ -69,6 +71,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(1000 * PATIENCE)
     yield context
     context.close()
 
@@ -76,3 +79,12 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
     return context.new_page()
+
+
+@pytest.fixture
+def plain(chromium: Browser) -> Iterator[Page]:
+    """A page in a browser that runs no scripts."""
+    context = chromium.new_context(java_script_enabled=False)
+    context.set_default_timeout(1000 * PATIENCE)
+    yield context.new_page()
+    context.close()

@@ -3,6 +3,8 @@ while it loads, errors of scripts; and a picture of each, kept in artefacts/scre
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 120.0  # seconds
 AXE = (ROOT / "tests" / "vendor" / "axe-4.14.1.min.js").read_text()
 PICTURES = ROOT / "artefacts" / "screenshots"
 WIDE, NARROW, HEIGHT = 1440, 390, 900
 LOOKS = ((WIDE, "light"), (WIDE, "dark"), (NARROW, "dark"), (NARROW, "light"))
+POLLED = re.compile(r"/live\b|/jobs/(running|others)\b")
 MOST_SHIFT = 0.01  # a score under 0.1 is called good; nothing here should move at all
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 RULES = {"runOnly": LEVELS, "resultTypes": ["violations"]}
@@ -36,6 +40,7 @@ class Looking:
 
     def __post_init__(self) -> None:
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        still(self.page)
 
     def open(self, url: str, name: str, status: int = 200) -> None:
         """Open an address in every look; `name` is that of its pictures. Faults are kept for the end."""
@@ -63,6 +68,19 @@ class Looking:
         moved, what = self.page.evaluate(SHIFT)
         if moved > MOST_SHIFT:
             self.faults.append(f"{name}: shifts by {moved:.3f}: {what}")
+
+
+def still(page: Page) -> None:
+    """Leave live parts as they came: fetched anew they may say more, move what is below, or go while axe-core looks."""
+    page.route(POLLED, lambda route: route.fulfill(status=503))
+
+
+def until(page: Page, so: str, arg: object = None) -> None:
+    """Wait until a script says that something is so: Playwright's own way needs eval, which the site does not allow."""
+    deadline = time.monotonic() + PATIENCE
+    while not page.evaluate(so, arg):
+        assert time.monotonic() < deadline, so
+        page.wait_for_timeout(20)
 
 
 def sideways(page: Page) -> int:

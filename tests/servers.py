@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Set the environment that settings.py reads; each worker of xdist has its own Redis database."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("LIST_TIMEOUT_MS", "120000")  # a list that waits for a machine that does is not too long
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         _use_own_redis(int(worker.removeprefix("gw")) + 1)
     elif not _given() and not _core_only(early_config):

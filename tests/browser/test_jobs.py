@@ -89,15 +89,16 @@ def test_progress_counts_finished_shards_and_the_claims_at_work(client: Client) 
     assert "gpu-7" in page and 'aria-valuenow="75"' in page and 'aria-valuenow="60"' in page
 
 
+@pytest.mark.usefixtures("still")
 def test_the_same_figures_are_on_the_page_in_the_list_and_in_json(client: Client) -> None:
     run_rows.published()  # 0.5 seconds a token, 0.1 a latent, 6 to publish
     run = run_rows.computing(begun=100)
     run_rows.shard_done(run, CONTEXTS, 0, begun=100, done=0)
     run_rows.shard_held(run, CONTEXTS, 1, begun=0, progress=0, nth=2)
     data = client.get(f"/jobs/{run.pk}.json").json()
-    assert data["tokens_done"] == 32 and data["rate"] == pytest.approx(0.32, rel=0.05)
-    assert data["rate_unit"] == "tokens/s" and data["seconds_left"] == pytest.approx(136, rel=0.05)
-    assert client.get("/jobs.json").json()["jobs"][0]["seconds_left"] == pytest.approx(136, rel=0.05)
+    assert data["tokens_done"] == 32 and data["rate"] == pytest.approx(0.32)
+    assert data["rate_unit"] == "tokens/s" and data["seconds_left"] == pytest.approx(136)
+    assert client.get("/jobs.json").json()["jobs"][0]["seconds_left"] == pytest.approx(136)
     page, listed = get(client, f"/jobs/{run.pk}"), get(client, "/jobs")
     assert "about <b>2 min</b> left in all" in page and "32 of 64 tokens" in page and "0.32 tokens/s" in page
     assert "1 needed another attempt" in page and "gpu-0" in page
@@ -203,6 +204,7 @@ def test_the_reason_of_a_failure_leads_to_where_it_can_be_mended(client: Client,
     assert f'href="/jobs/{run.pk}#why"' in get(client, "/jobs")
 
 
+@pytest.mark.usefixtures("still")
 def test_workers_are_listed_with_what_they_are_at_and_their_last_sign(client: Client) -> None:
     run, row = run_rows.computing(), SaeImport.objects.create(name="x", lm=sae_rows.language_model(), state="checking")
     for name, task, target, sign in (
@@ -215,7 +217,7 @@ def test_workers_are_listed_with_what_they_are_at_and_their_last_sign(client: Cl
     for shown in (page, job):
         table = shown.partition('id="h-k"')[2]
         assert f'<a href="/jobs/{run.pk}">job {run.pk}, contexts</a>' in table and "3.0" in table
-        assert re.search(r"\b1:[345]\d\b", table)  # a machine may take its time
+        assert re.search(r"\b1:30\b", table)
         assert f'<a href="/imports/{row.key}">checks an upload</a>' in table and "old@lab" not in table
         assert table.count("At work") == 2 and table.count("No sign") == 1 and table.count("Idle") == 1
     told = {w["name"]: (w["alive"], w["task"]) for w in client.get("/jobs.json").json()["workers"]}
@@ -244,6 +246,7 @@ def test_the_live_part_is_small_and_polls_itself_until_the_run_is_over(client: C
     assert client.get(f"/jobs/{run.pk}/live")["Cache-Control"].startswith("max-age=0")
 
 
+@pytest.mark.usefixtures("still")
 def test_the_log_tells_who_began_and_what_each_stage_took(client: Client) -> None:
     messages.forget()
     run = sae_rows.new_run(sae_rows.new_sae())
@@ -258,8 +261,8 @@ def test_the_log_tells_who_began_and_what_each_stage_took(client: Client) -> Non
     queue.continue_after_latents(run.pk)
     log = [line["text"] for line in client.get(f"/jobs/{run.pk}.json").json()["log"]]
     assert log[0] == "begun by gpu-7"
-    assert re.match(r"all contexts are encoded: 64 tokens in 32\.\d s, 2 a second; statistics", log[1])
-    assert re.match(r"all latents are loaded: 300 latents in 20\.\d s, 15 a second; indexes", log[2])
+    assert re.match(r"all contexts are encoded: 64 tokens in 32\.0 s, 2 a second; statistics", log[1])
+    assert re.match(r"all latents are loaded: 300 latents in 20\.0 s, 15 a second; indexes", log[2])
     messages.forget()
 
 

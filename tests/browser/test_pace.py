@@ -14,6 +14,7 @@ from sae_backend.models import Run
 from tests.browser import run_rows, sae_rows
 from tests.browser.run_rows import CONTEXTS, LATENTS
 
+pytestmark = pytest.mark.usefixtures("still")
 NOW = timezone.now()
 
 
@@ -57,8 +58,8 @@ def test_speed_comes_from_finished_shards_and_from_claims() -> None:
     run_rows.shard_done(run, CONTEXTS, 0, begun=100, done=50)  # 32 tokens
     run_rows.shard_held(run, CONTEXTS, 1, begun=50, progress=8)
     found = progress(run)
-    assert found.rate == pytest.approx(40 / 100, rel=0.01)
-    assert found.current is not None and found.current.left == pytest.approx(24 / 0.4, rel=0.01)
+    assert found.rate == pytest.approx(40 / 100)
+    assert found.current is not None and found.current.left == pytest.approx(24 / 0.4)
     assert found.left is None  # nobody knows what the later stages take
     assert found.workers == ["gpu-0"]
 
@@ -70,8 +71,8 @@ def test_later_stages_are_estimated_by_an_earlier_run_of_similar_width() -> None
     assert [stage.left for stage in progress(run).stages] == pytest.approx([None, 64 * 0.5, 30.0, 6.0])
     run_rows.shard_done(run, CONTEXTS, 0, begun=100, done=0)  # slower than that one was
     found = progress(run)
-    assert [stage.left for stage in found.stages[1:]] == pytest.approx([32 / 0.32, 30.0, 6.0], rel=0.01)
-    assert found.left == pytest.approx(100 + 36, rel=0.01)
+    assert [stage.left for stage in found.stages[1:]] == pytest.approx([32 / 0.32, 30.0, 6.0])
+    assert found.left == pytest.approx(100 + 36)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -118,9 +119,9 @@ def test_the_stage_of_latents_has_a_speed_of_its_own() -> None:
     run_rows.shard_done(run, LATENTS, 0, begun=200, done=100)  # 128 of 300 latents
     run_rows.shard_held(run, LATENTS, 1, begun=100, progress=0)
     found = progress(run)
-    assert found.current is found.stages[2] and found.rate == pytest.approx(1.28, rel=0.01)
-    assert found.stages[2].left == pytest.approx(172 / 1.28, rel=0.01)
-    assert found.stages[1].rate == pytest.approx(64 / 200, rel=0.01)  # its mean
+    assert found.current is found.stages[2] and found.rate == pytest.approx(1.28)
+    assert found.stages[2].left == pytest.approx(172 / 1.28)
+    assert found.stages[1].rate == pytest.approx(64 / 200)  # its mean
 
 
 @pytest.mark.django_db(transaction=True)

@@ -102,6 +102,7 @@ def test_the_keyboard_walks_the_chart_opens_a_latent_and_filters(sae: Page, publ
     sae.keyboard.press("Enter")
     sae.wait_for_url(f"**/s/{published.sae.public_id}/{here.removeprefix('latent ')}")
     sae.go_back()
+    sae.locator("#scatter").scroll_into_view_if_needed()
     sae.wait_for_selector("#scatter[data-drawn]")
     chart.focus()
     sae.keyboard.press("Space")
@@ -117,7 +118,7 @@ def test_a_chart_that_zooms_comes_to_whoever_asks_and_runs_under_the_policy(sae:
     sae.on("console", lambda message: said.append(message.text))
     assert "plotly" not in sae.evaluate("performance.getEntriesByType('resource').map(r => r.name).join()")
     sae.click("[data-zoom]")
-    sae.wait_for_selector("#scatter .js-plotly-plot .nsewdrag", timeout=60_000)
+    sae.wait_for_selector("#scatter .js-plotly-plot .nsewdrag")
     expect(sae.locator("#scatter .ph")).to_be_hidden()
     assert not [text for text in said if "Content Security Policy" in text], said
 
@@ -143,6 +144,6 @@ def test_a_sweep_unfolds_and_narrows(page: Page, live_server: object) -> None:
     expect(rows).to_have_count(6)
     page.click("[data-unfold]")
     expect(rows).to_have_count(10)
-    assert page.url.endswith("?all=1")
+    expect(page).to_have_url(re.compile(r"\?all=1$"))
     page.fill("#fs", "sweep 7")
     expect(rows).to_have_count(1)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, no SAE is left out."""
+    monkeypatch.setattr(results, "SECONDS", float("inf"))
+
+
 @pytest.fixture
 def two() -> tuple[Stats, Stats]:
     """Two SAEs at two hook points."""

@@ -13,6 +13,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from playwright.sync_api import expect
 
 from browser import accounts
 from sae_backend import additions, storage
@@ -387,4 +388,4 @@ def test_a_data_set_is_added_on_a_narrow_screen_without_a_mouse(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     Addition.objects.update(state=State.FAILED, error="line 1 of moon.jsonl is not a JSON object")
     page.get_by_role("alert").wait_for()  # the page follows by itself
-    assert page.get_by_role("button", name="Try again").is_visible()
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()

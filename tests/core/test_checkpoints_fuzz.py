@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import tempfile
 import time
@@ -45,6 +46,7 @@ class Budget:
 
 @pytest.fixture(scope="function")
 def budget() -> Budget:
+    gc.collect()  # what earlier tests left open would be warned of where every warning is an error
     return Budget()
 
 

@@ -25,6 +25,10 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def lengths(n: int) -> Tensor:
+    return 0.1 + 5 * torch.rand(n, 1, generator=torch.Generator().manual_seed(3))
+
+
 def rotation(seed: int = 9) -> Tensor:
     return torch.linalg.qr(randn(D, D, seed=seed)).Q
 
@@ -50,7 +54,7 @@ def brute(a: Tensor, b: Tensor, live: np.ndarray[Any, Any]) -> tuple[np.ndarray[
 
 @BOTH
 def test_counterparts_are_those_of_brute_force(dtype: torch.dtype) -> None:
-    a, b = randn(700, D), randn(5000, D, seed=1) * (0.1 + torch.rand(5000, 1))
+    a, b = randn(700, D), randn(5000, D, seed=1) * lengths(5000)
     b[:400] = b[400:800] * (1 + 1e-3 * randn(400, D, seed=2))  # nearly the same, for the rounding to mix up
     b[4000:4050] = a[7]  # more alike than candidates are kept
     live = np.ones(5000, bool)
@@ -94,7 +98,7 @@ def test_latents_without_a_direction_have_no_counterpart_and_dead_ones_are_nobod
 def test_an_sae_matches_itself_in_any_order_and_scale() -> None:
     a = randn(300, D)
     order = np.random.default_rng(0).permutation(300)
-    one, other = sides(a, a[order] * (0.1 + 5 * torch.rand(300, 1)))
+    one, other = sides(a, a[order] * lengths(300))
     assert (order[one.counterpart] == np.arange(300)).all()
     for codes in classify(one, other):
         assert (codes == MATCHED).all()

@@ -75,7 +75,8 @@ def test_blocks_of_columns_and_shards_of_latents_change_nothing(
 def test_facts_have_the_same_bits_in_shards_of_any_size(size: int) -> None:
     g = np.random.default_rng(0)
     sae = sae_of(g.standard_normal((400, 256)), g.standard_normal((256, 400)))
-    parts, live = Decoder(sae, Unembedding(torch.randn(256, 500))), torch.arange(400) % 7 > 0
+    W_U = torch.randn(256, 500, generator=torch.Generator().manual_seed(0))
+    parts, live = Decoder(sae, Unembedding(W_U)), torch.arange(400) % 7 > 0
     products = parts.directions.products(live)
 
     def values(step: int) -> list[np.ndarray]:
@@ -138,7 +139,7 @@ def test_dimensionality_is_one_over_the_sum_of_squared_cosines() -> None:
 def test_a_latent_without_a_direction_has_no_geometry_and_is_nobodys_neighbour_in_disguise() -> None:
     rows = np.random.default_rng(0).standard_normal((30, 8))
     rows[4] = 0
-    ours = facts(sae_of(rows), W_U=torch.randn(8, 50))
+    ours = facts(sae_of(rows), W_U=torch.randn(8, 50, generator=torch.Generator().manual_seed(0)))
     stats = ours.stats
     undefined = (stats.nearest_cos, stats.opposing_cos, stats.dimensionality, stats.encoder_decoder_cos)
     shapes = (stats.logit_std, stats.logit_skewness, stats.logit_kurtosis)

@@ -37,11 +37,11 @@ def dense(found: Firings, d_sae: int) -> np.ndarray:
 @pytest.mark.parametrize("architecture", sorted(SELECT))
 def test_every_architecture_fires_as_defined(architecture: str, options: dict[str, Any]) -> None:
     sae, x = small_sae(architecture, 150, **options), hidden(100)
-    ours = dense(BlockEncoder(sae)(x), 150)
+    ours, sure = dense(BlockEncoder(sae)(x), 150), ~brute.doubtful(sae, x.numpy(), 1e-5)
     for expected in (sae.encode_dense(x).numpy(), brute.own_scale(sae, x.numpy())):
-        assert np.array_equal(ours > 0, expected > 0)
-        assert np.allclose(ours, expected, rtol=1e-5, atol=1e-5)
-    assert (ours > 0).any()
+        assert np.array_equal(sure & (ours > 0), sure & (expected > 0))
+        assert np.allclose(ours[sure], expected[sure], rtol=1e-5, atol=1e-5)
+    assert (ours > 0).any() and (~sure).mean() < 0.01
 
 
 @pytest.mark.parametrize("rank_by_decoder_norm", [False, True])

@@ -178,7 +178,8 @@ def test_planted_directions_are_recovered(dtype: torch.dtype) -> None:
     assert [found.opposing[20, 0], found.opposing[21, 0]] == [21, 20]
     assert np.allclose(found.opposing_cos[20:22, 0], -1, atol=1e-6)
     assert (np.delete(found.opposing_cos[:, 0], [20, 21]) > -0.01).all()
-    assert found.nearest[16:20, 0].tolist() == [17, 16, 16, 16]
+    for copy, others in enumerate(found.nearest[16:20, :3].tolist(), start=16):
+        assert {copy, *others} == {16, 17, 18, 19}  # in which order is rounding's: their lengths differ
     ids, cos = directions.nearest_live(0, 24, found, live)
     assert ids[dead] == 22 and abs(cos[dead] - 0.6) < 1e-6
 

@@ -118,7 +118,7 @@ def test_without_sets_an_unembedding_or_a_direction_nothing_is_enriched() -> Non
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_an_unembedding_of_another_width_than_the_vocabulary_has_the_tokens_it_shares(width: int) -> None:
-    sets, W_U = random_sets(90, [20]), torch.randn(D_MODEL, width)
+    sets, W_U = random_sets(90, [20]), torch.randn(D_MODEL, width, generator=torch.Generator().manual_seed(0))
     assert np.array_equal(
         z_of(np.eye(D_MODEL), W_U, sets), z_of(np.eye(D_MODEL), W_U, sets.fitted(width)), equal_nan=True
     )

@@ -151,6 +151,7 @@ def ready(page: Page) -> bool:
     """Whether it can be computed, once a worker has looked at it."""
     refused = page.locator("[data-refused]")
     expect(page.locator("#choices[data-state=waiting]").or_(refused)).to_be_visible(timeout=SLOW)
+    page.wait_for_load_state()  # all of the page: it is told in its middle, and what it offers stands below
     assert not refused.count(), refused.inner_text()
     return page.locator("[data-go]").count() == 1
 
