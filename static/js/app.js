@@ -112,6 +112,9 @@ $$("form[data-clean]").forEach(form => form.addEventListener("submit", () => {
 $$("select[data-submit]").forEach(field => field.addEventListener("change", () => field.form.requestSubmit()));
 
 /* ---- live parts: fetched again from their own address while they say so ---------------------- */
+/* what was focused is so again in what takes its part's place: the same id, or else the same link or button */
+const keyOf = x => x.id || [x.localName, x.name, x.getAttribute("href"), x.textContent].join(" ");
+const refocus = (key, part) => $$("a[href],button,input,select,summary,[tabindex]", part).find(x => keyOf(x) === key)?.focus({ preventScroll: true });
 const busy = part => { const words = getSelection(); return !words.isCollapsed && part.contains(words.anchorNode); };
 const poll = async part => {
   if (!part.isConnected) return; // the page has become another
@@ -123,9 +126,9 @@ const poll = async part => {
       next = el("template", { innerHTML: await reply.text() }).content.firstElementChild;
       const log = $(".log", part), at = log?.scrollTop, follows = $("[data-follow]", part)?.checked ?? true;
       const follow = !log || (follows && log.scrollTop + log.clientHeight > log.scrollHeight - 24);
-      const focused = part.contains(document.activeElement) && document.activeElement.id;
+      const focused = part.contains(document.activeElement) && keyOf(document.activeElement);
       part.replaceWith(next);
-      if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+      if (focused) refocus(focused, next);
       if ("reload" in next.dataset) return location.reload();
       const fresh = $(".log", next);
       if (fresh) fresh.scrollTop = follow ? fresh.scrollHeight : at;

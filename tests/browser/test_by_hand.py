@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 @pytest.fixture(autouse=True)
 def open_site(settings: Any) -> Iterator[None]:
     settings.OPEN_TO_ALL = True
+    settings.STALLED_SECONDS = 3600.0  # what waits here waits for no worker
     yield
     messages.forget()
 
@@ -114,6 +115,17 @@ def test_an_addition_that_failed_is_tried_again_and_taken_from_the_list(narrow: 
     assert not Addition.objects.exists()
 
 
+def test_a_button_that_is_fetched_anew_keeps_the_focus(page: Page, live_server: LiveServer) -> None:
+    row = additions.ask("model", "hub", "tiny", "org/tiny")
+    page.goto(f"{live_server.url}/additions/{row.pk}")
+    before = page.get_by_role("button", name="Cancel").element_handle()
+    before.focus()  # type: ignore[union-attr]
+    looking.until(page, "before => !before.isConnected", before)
+    expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Take it from the list")).to_be_visible()
+
+
 @pytest.fixture
 def pages(live_server: LiveServer) -> list[str]:
     """Addresses of a page of each kind and state."""
@@ -160,6 +172,7 @@ def faults(page: Page) -> list[str]:
 
 def test_no_page_has_a_fault_that_axe_finds_or_scrolls_sideways(page: Page, pages: list[str]) -> None:
     found = []
+    looking.still(page)
     for address in pages:
         page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(address)
