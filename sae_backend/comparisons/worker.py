@@ -32,6 +32,8 @@ TOO_LARGE = (
     "more, then try it again"
 )
 
+GONE = "the run that {} showed was taken away meanwhile: try it again once its pages are there"
+
 
 def compare(comparison_id: int) -> None:
     """Compare what waits, unless another worker is at it or nobody wants it any more."""
@@ -77,6 +79,9 @@ def _runs(a: Sae, b: Sae) -> list[Run]:
     """The runs that both SAEs' pages show; the first one's text is what both are measured on."""
     rows = Run.objects.select_related("dataset__lm", "sae__lm")
     shown = rows.in_bulk([sae.current_run_id for sae in (a, b) if sae.current_run_id])
+    for sae in (a, b):
+        if sae.current_run_id not in shown:
+            raise ComparisonError(GONE.format(sae.name))
     return [shown[int(sae.current_run_id or 0)] for sae in (a, b)]
 
 

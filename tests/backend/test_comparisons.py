@@ -187,6 +187,23 @@ def test_one_that_is_cancelled_or_deleted_meanwhile_leaves_nothing(
     messages.forget()
 
 
+def test_a_run_that_is_taken_away_meanwhile_is_said_in_a_sentence(
+    rows: tuple[Sae, Sae], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = comparisons.ask(*rows)
+    gone = rows[1].current_run
+
+    def deleted(*given: Any) -> None:
+        Sae.objects.filter(pk=rows[1].pk).update(current_run=None)
+        assert gone is not None
+        gone.delete()
+
+    monkeypatch.setattr(at_work, "_refuse_too_large", deleted)
+    messages.carry_out()
+    row.refresh_from_db()
+    assert row.state == State.FAILED and f"the run that {rows[1].name} showed was taken away" in row.error
+
+
 def test_a_message_that_was_lost_or_came_twice_does_no_harm(rows: tuple[Sae, Sae]) -> None:
     row = comparisons.ask(*rows)
     messages.forget()
