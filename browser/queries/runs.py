@@ -14,13 +14,15 @@ from django.utils import timezone
 
 from browser import remedies, report
 from browser.errors import Link, NotFound, SaeDeleted
-from browser.queries import jump, pace, stall, workers
+from browser.queries import comparing, jump, pace, stall, workers
+from browser.queries.comparing import Comparing
 from browser.queries.pace import PUBLISHED
 from browser.queries.progress import Progress
 from browser.queries.stages import Queue, Shards
 from browser.queries.workers import WorkerLine
 from sae_backend import store
-from sae_backend.models import RESUMABLE, UNFINISHED, DeletedSae, LogLine, Run, RunShard, SaeImport
+from sae_backend.comparisons import OPEN
+from sae_backend.models import RESUMABLE, UNFINISHED, Comparison, DeletedSae, LogLine, Run, RunShard, SaeImport
 
 LISTED = 50  # finished runs on the list of jobs
 WAITING = 200  # unfinished runs on it
@@ -101,23 +103,24 @@ class RunSteering:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which jobs to list: of runs that are over, and of imports, those in these states; and what waits or computes."""
+    """Which jobs to list: runs that are over, imports and comparisons in these states; and what waits or computes."""
 
     title: str
     runs: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    comparisons: tuple[str, ...] = ()
     unfinished: bool = False
 
 
-Import = SaeImport.State
+Import, Compared = SaeImport.State, Comparison.State
 ON_THEIR_WAY = (Import.RECEIVING, Import.CHECKING, Import.WAITING, Import.QUEUED, Import.RUNNING)
 OVER = (*PUBLISHED, *RESUMABLE)
 CHOICES = {
-    "": Choice("All", OVER, (*ON_THEIR_WAY, Import.FAILED), True),
-    "open": Choice("Under way", (), ON_THEIR_WAY, True),
-    "done": Choice("Done", PUBLISHED),
-    "failed": Choice("Failed", (Run.State.FAILED,), (Import.FAILED,)),
-    "cancelled": Choice("Cancelled", (Run.State.CANCELLED,), (Import.CANCELLED,)),
+    "": Choice("All", OVER, (*ON_THEIR_WAY, Import.FAILED), (*OPEN, Compared.FAILED, Compared.DONE), True),
+    "open": Choice("Under way", (), ON_THEIR_WAY, OPEN, True),
+    "done": Choice("Done", PUBLISHED, (), (Compared.DONE,)),
+    "failed": Choice("Failed", (Run.State.FAILED,), (Import.FAILED,), (Compared.FAILED,)),
+    "cancelled": Choice("Cancelled", (Run.State.CANCELLED,), (Import.CANCELLED,), (Compared.CANCELLED,)),
 }
 
 
@@ -128,6 +131,7 @@ class RunList:
     unfinished: list[Progress]
     finished: list[Progress]
     imports: list[SaeImport]
+    comparisons: list[Comparing]
     workers: list[WorkerLine]
     state: str = ""  # a key of CHOICES
     staff: bool = False  # who may know where things lie on the server
@@ -135,7 +139,11 @@ class RunList:
 
     @property
     def changing(self) -> bool:
-        return bool(self.unfinished) or any(i.state in ON_THEIR_WAY for i in self.imports)
+        return bool(self.unfinished) or any(i.state in ON_THEIR_WAY for i in self.imports) or self.comparing
+
+    @property
+    def comparing(self) -> bool:
+        return any(each.changing for each in self.comparisons)
 
     @property
     def tabs(self) -> list[tuple[str, str, bool]]:
@@ -168,14 +176,15 @@ def whole_log(pk: int) -> str:
 
 
 def listing(state: str = "", staff: bool = False) -> RunList:
-    """Unfinished jobs, the latest finished ones, and imports that are not done; or only some of them."""
+    """Unfinished jobs, the latest finished ones, imports that are not done, and comparisons; or only some of them."""
     state = state if state in CHOICES else ""
     wanted = CHOICES[state]
     finished = list(_runs().filter(state__in=wanted.runs).order_by("-pk")[:LISTED])
     imports = SaeImport.objects.filter(state__in=wanted.imports).select_related("lm", "owner").defer("lm__vocabulary")
     waiting = unfinished() if wanted.unfinished else []
     working = workers.listing() if wanted.unfinished else []
-    return RunList(waiting, progress_of(finished), list(imports.order_by("-pk")[:LISTED]), working, state, staff)
+    brought, pairs = list(imports.order_by("-pk")[:LISTED]), comparing.listing(wanted.comparisons)
+    return RunList(waiting, progress_of(finished), brought, pairs, working, state, staff)
 
 
 def others(among: list[Progress] | None = None) -> Others:

@@ -52,7 +52,8 @@ def run_list_json(request: HttpRequest) -> HttpResponse:
     listing = runs.listing(request.GET.get("state", ""), is_staff(request.user))
     jobs = [progress.as_json() for progress in (*listing.unfinished, *listing.finished)]
     imports = [runs.import_json(row) for row in listing.imports]
-    return pages.as_json({"jobs": jobs, "imports": imports, "workers": [w.as_json() for w in listing.workers]})
+    pairs, workers = ([row.as_json() for row in rows] for rows in (listing.comparisons, listing.workers))
+    return pages.as_json({"jobs": jobs, "imports": imports, "comparisons": pairs, "workers": workers})
 
 
 def job(request: HttpRequest, pk: int) -> RunPage:

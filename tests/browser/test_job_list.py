@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from sae_backend.models import Run, SaeImport
+from sae_backend.models import Comparison, Run, SaeImport
 from tests.browser import run_rows, sae_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,6 +50,26 @@ def test_the_page_marks_the_choice_and_its_live_part_keeps_it(client: Client, jo
     part = client.get("/jobs/live?state=failed").content.decode()
     assert "import-failed" in part and "import-queued" not in part and "under-way" not in part
     assert "data-poll" not in client.get("/jobs?state=failed").content.decode()
+
+
+def test_comparisons_are_listed_by_state_with_what_they_say_and_lead_to_their_page(client: Client) -> None:
+    ada, saes = User.objects.create_user("ada"), [sae_rows.new_sae(f"sae-{i}", slug=f"sae-{i}") for i in range(6)]
+    more = {"running": {"stage": "both on the same text", "done": 100, "total": 400, "unit": "tokens"},
+            "failed": {"error": "it takes 400 GB of memory"}}  # fmt: skip
+    for state, other in zip(Comparison.State.values, saes[1:], strict=True):
+        Comparison.objects.create(a=saes[0], b=other, state=state, owner=ada, **more.get(state, {}))
+    for chosen, states in (
+        ("", ["queued", "running", "failed", "done"]), ("open", ["queued", "running"]), ("done", ["done"]),
+        ("failed", ["failed"]), ("cancelled", ["cancelled"]),
+    ):  # fmt: skip
+        found = client.get("/jobs.json", {"state": chosen}).json()["comparisons"]
+        assert [row["state"] for row in found] == states, chosen
+        part = client.get("/jobs/live", {"state": chosen}).content.decode()
+        assert all(f'href="{row["url"].replace("&", "&amp;")}"' in part for row in found), chosen
+        assert ("data-poll" in part) == ("queued" in states), chosen
+    assert found[0]["a"] == saes[0].public_id and found[0]["asked_by"] == "ada"
+    page = client.get("/jobs").content.decode()
+    assert "Both on the same text: 100 of 400 tokens" in page and "it takes 400 GB of memory" in page
 
 
 def test_imports_lead_to_their_pages_and_say_who_asked(client: Client, jobs: dict[str, Run]) -> None:
