@@ -15,7 +15,7 @@ Anyone = AbstractBaseUser | AnonymousUser
 
 
 class Owned(Protocol):
-    """An SAE, an import, a run, a language model, a dataset."""
+    """An SAE, an import, a run, a language model, a dataset, a comparison."""
 
     @property
     def owner_id(self) -> int | None: ...
@@ -47,7 +47,7 @@ def may_read_folders(user: Anyone) -> bool:
 
 
 def may_compare(user: Anyone) -> bool:
-    """Whether this user may have two SAEs compared, and stop that: every member, as for runs."""
+    """Whether this user may have two SAEs compared; stopping it is for who asked (`may_change`)."""
     return is_member(user)
 
 
@@ -57,5 +57,5 @@ def may_steer(user: Anyone, run: Run) -> bool:
 
 
 def may_change(user: Anyone, what: Owned) -> bool:
-    """Whether this user may correct, rename or delete it: who brought it in, and staff; from the shell, staff alone."""
+    """Whether this user may correct, rename, stop or delete it: who brought it in, and staff; from the shell, staff."""
     return ownership.owns(user, what.owner_id)

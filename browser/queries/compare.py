@@ -11,7 +11,7 @@ from django.http import QueryDict
 
 from browser import plots
 from browser.errors import NotFound
-from browser.permissions import Anyone, may_compare
+from browser.permissions import Anyone, may_change, may_compare
 from browser.queries import compare_lists, saes
 from browser.queries.compare_lists import Asked, Both, List
 from browser.queries.saes import all_saes
@@ -106,6 +106,7 @@ class ComparePage:
     both: Both | None  # once it is done
     listed: List | None
     may_ask: bool
+    may_cancel: bool = False
     outdated: bool = False
     seconds: float | None = None  # that it may take
     said: str = ""  # why a wish could not be granted
@@ -238,6 +239,7 @@ class ComparePage:
         }  # fmt: skip
         if self.changing and row:
             out |= {"stage": row.stage, "done": row.done, "total": row.total, "unit": row.unit}
+            out["may_cancel"] = self.may_cancel
         if self.both is None:
             return out
         classes = {
@@ -343,7 +345,8 @@ def page(user: Anyone, query: QueryDict, said: str = "", with_list: bool = True)
     listed = compare_lists.listed(both, asked) if both and with_list else None
     outdated = row is not None and comparisons.outdated(row, a, b)
     seconds = None if both else estimate(a, b)
-    return ComparePage(a, b, asked, row, both, listed, may_compare(user), outdated, seconds, said)
+    may_cancel = row is not None and may_change(user, row)
+    return ComparePage(a, b, asked, row, both, listed, may_compare(user), may_cancel, outdated, seconds, said)
 
 
 def estimate(a: Sae, b: Sae) -> float | None:

@@ -25,6 +25,7 @@ from sae_backend import comparisons
 from sae_backend.comparisons import ComparisonError
 
 NOT_MEMBER = "Having SAEs compared is for people with an account here: log in first."
+NOT_YOURS = "Only who asked for this comparison, and staff, may cancel it."
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -76,13 +77,15 @@ def _refused(request: HttpRequest, query: QueryDict, said: str, status: int) -> 
 @require_POST
 @never_cache
 def compare_cancel(request: HttpRequest) -> HttpResponse:
-    """Stop a comparison that waits or runs."""
+    """Stop a comparison that waits or runs, for who asked for it."""
     query = _asked(request)
     page = queries.page(request.user, query, with_list=False)
     if isinstance(page, Choosing):
         return _show(request, page, 409)
     if not may_compare(request.user):
         return _refused(request, query, NOT_MEMBER, 403)
+    if page.row is not None and not page.may_cancel:
+        return _refused(request, query, NOT_YOURS, 403)
     done = page.row is not None and comparisons.cancel(page.row)
     return pages.as_json({"done": done}) if wants_json(request) else redirect(reverse("compare") + page.query)
 

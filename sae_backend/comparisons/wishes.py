@@ -46,7 +46,10 @@ def between(one: Sae, other: Sae) -> Comparison | None:
 
 
 def ask(one: Sae, other: Sae, owner: Any = None) -> Comparison:
-    """Queue a comparison; one that is under way or done stays as it is, unless one of the two has a newer run."""
+    """Queue a comparison; one that is under way or done stays as it is, unless one of the two has a newer run.
+
+    It belongs to who asked last and had it computed: that one may cancel it.
+    """
     if reason := why_not(one, other):
         raise ComparisonError(reason)
     first, second = sorted((one, other), key=lambda sae: sae.pk)
@@ -59,7 +62,7 @@ def ask(one: Sae, other: Sae, owner: Any = None) -> Comparison:
         if row is None:
             row = Comparison.objects.create(a=first, b=second, owner=owner)
         else:
-            _afresh(row)
+            _afresh(row, owner)
         pk = row.pk
         transaction.on_commit(lambda: queue.send_comparison(pk))
     return row
@@ -83,12 +86,13 @@ def _refuse_too_many(owner: Any) -> None:
         )
 
 
-def _afresh(row: Comparison) -> None:
+def _afresh(row: Comparison, owner: Any) -> None:
     """Queue it again; a worker that is still at it is too late. What pages show of the one before goes."""
     if row.state == State.DONE:
         Sae.objects.filter(pk__in=(row.a_id, row.b_id)).update(compared=F("compared") + 1)
-    Comparison.objects.filter(pk=row.pk).update(heartbeat_at=Now(), attempts=F("attempts") + 1, **AFRESH)
-    row.refresh_from_db(fields=[*AFRESH, "attempts"])
+    fresh = {**AFRESH, "owner": owner}
+    Comparison.objects.filter(pk=row.pk).update(heartbeat_at=Now(), attempts=F("attempts") + 1, **fresh)
+    row.refresh_from_db(fields=[*fresh, "attempts"])
 
 
 def cancel(row: Comparison) -> bool:

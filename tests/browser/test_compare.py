@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from playwright.sync_api import expect
 
-from sae_backend import managing
+from sae_backend import comparisons, managing
 from sae_backend.models import Comparison, Sae
 from tests.backend import messages
 from tests.browser import compare_rows, sae_rows
@@ -142,6 +142,33 @@ def test_a_member_asks_for_it_once_and_sees_its_progress(client: Client, pair: t
     body = {"a": pair[0].public_id, "b": pair[1].public_id}
     asked = client.post("/compare.json", body, content_type="application/json")
     assert asked.status_code == 202 and asked.json()["state"] == "queued"
+
+
+def test_only_who_asked_for_it_and_staff_may_cancel_it(client: Client, pair: tuple[Sae, Sae]) -> None:
+    ada, eve = (User.objects.create_user(name) for name in ("ada", "eve"))
+    row, body = comparisons.ask(*pair, owner=ada), {"a": pair[0].public_id, "b": pair[1].public_id}
+
+    def may(user: User, *, owner: bool) -> None:
+        client.force_login(user)
+        assert ("/compare/cancel" in client.get(at(pair)).content.decode()) == owner
+        assert client.get(at(pair, "", ".json")).json()["may_cancel"] == owner
+
+    assert client.post("/compare/cancel", body).status_code == 403
+    may(eve, owner=False)
+    for address in ("/compare/cancel", "/compare/cancel.json"):
+        refused = client.post(address, body)
+        assert refused.status_code == 403 and "Only who asked" in refused.content.decode()
+    row.refresh_from_db()
+    assert row.state == "queued"
+    may(ada, owner=True)
+    assert client.post("/compare/cancel.json", body).json() == {"done": True}
+    assert comparisons.ask(*pair, owner=eve).state == "queued"  # whose it is now
+    may(ada, owner=False)
+    may(eve, owner=True)
+    may(User.objects.create_user("root", is_staff=True), owner=True)
+    client.post("/compare/cancel", body)
+    row.refresh_from_db()
+    assert row.state == "cancelled"
 
 
 def test_what_cannot_be_compared_is_said_in_a_sentence(client: Client, pair: tuple[Sae, Sae]) -> None:
