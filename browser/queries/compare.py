@@ -12,8 +12,9 @@ from django.http import QueryDict
 from browser import plots
 from browser.errors import NotFound
 from browser.permissions import Anyone, may_change, may_compare
-from browser.queries import compare_lists, saes
-from browser.queries.compare_lists import Asked, Both, List
+from browser.queries import compare_classes, compare_lists, saes
+from browser.queries.compare_classes import Both
+from browser.queries.compare_lists import Asked, List
 from browser.queries.saes import all_saes
 from sae_backend import comparisons
 from sae_backend.compared import BLOBS
@@ -341,7 +342,7 @@ def page(user: Anyone, query: QueryDict, said: str = "", with_list: bool = True)
         return found
     a, b = found
     asked, row = Asked.of(query, a, b), comparisons.between(a, b)
-    both = compare_lists.both(row, a, b, asked) if row else None
+    both = compare_classes.both(row, a, b, asked.match, asked.near) if row else None
     listed = compare_lists.listed(both, asked) if both and with_list else None
     outdated = row is not None and comparisons.outdated(row, a, b)
     seconds = None if both else estimate(a, b)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,12 +13,12 @@ import numpy.typing as npt
 from django.http import QueryDict
 from django.utils.safestring import SafeString
 
+from browser.queries.compare_classes import Both, Floats, other_side
 from browser.queries.latents import neighbour_rows, vocabulary
 from browser.tokens import chips
-from sae_backend import comparisons
 from sae_backend.core import matching
-from sae_backend.core.matching import CLASSES, DEAD, MATCH, MATCHED, MERGED, NEAR, NOVEL, RELATED, SPLIT, Codes, Side
-from sae_backend.models import Comparison, Sae
+from sae_backend.core.matching import CLASSES, MATCH, MATCHED, MERGED, NEAR, NOVEL, RELATED, SPLIT, Side
+from sae_backend.models import Sae
 
 # A tab: class, and the SAE whose latents are listed ("": pairs, or groups).
 TABS: dict[str, tuple[int, str]] = {
@@ -35,11 +33,6 @@ SORTS = {
     "cos": "cosine", "density": "density", "together": "firing together", "index": "index", "children": "children",
 }  # fmt: skip
 PAGE, GROUPS, CHILDREN = 50, 20, 12
-BINS = 40  # of the histogram of cosines, from 0 to 1
-KEPT = 4  # comparisons, in each process of the web server
-_arrays: OrderedDict[tuple[int, int], tuple[Side, Side]] = OrderedDict()
-_one = Lock()
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -89,72 +82,6 @@ def _between(text: str, default: float) -> float:
     except ValueError:
         return default
     return round(value, 4) if math.isfinite(value) and 0 <= value <= 1 else default
-
-
-# ---- the classes ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Both:
-    """Both SAEs' arrays as the page calls them, with the classes that its thresholds give."""
-
-    saes: dict[str, Sae]
-    sides: dict[str, Side]
-    codes: dict[str, Codes]
-    smaller: str  # "a" or "b"; of two as wide, A
-    tokens: int  # of the sample
-
-    def share(self, side: str, code: int) -> tuple[int, float | None, float | None]:
-        """Latents of a class, their share of those that fired, and of all firing on the sample."""
-        here, fires = self.codes[side] == code, self.sides[side].fires
-        n, live, total = int(here.sum()), int(self.sides[side].live.sum()), int(fires.sum(dtype=np.int64))
-        firing = int(fires[here].sum(dtype=np.int64)) / total if total else None
-        return n, (n / live if live and code != DEAD else None), firing
-
-    def cosines(self, side: str) -> list[int]:
-        """How many latents that fired have which best cosine, in BINS from 0 to 1; negative ones in the first."""
-        one = self.sides[side]
-        cos = one.best_cos[one.live & ~np.isnan(one.best_cos)]
-        return np.bincount((cos.clip(0, 0.99999) * BINS).astype(int), minlength=BINS).tolist()
-
-    def histogram(self, side: str) -> dict[str, Any]:
-        return {"low": 0.0, "high": 1.0, "counts": self.cosines(side)}
-
-    def together(self, side: str) -> Floats:
-        """[n], Jaccard of the firing sets of each latent and its best counterpart on the sample."""
-        one, other = self.sides[side], self.sides[_other(side)]
-        partner = one.counterpart
-        theirs = np.append(other.fires, 0).astype(np.int64)[partner]
-        union = one.fires.astype(np.int64) + theirs - one.both
-        return np.where((partner >= 0) & (union > 0), one.both / np.maximum(union, 1), np.nan)
-
-
-def _other(side: str) -> str:
-    return "b" if side == "a" else "a"
-
-
-def both(row: Comparison, a: Sae, b: Sae, asked: Asked) -> Both | None:
-    """The arrays, from memory where they are: those of one attempt never change."""
-    if row.state != Comparison.State.DONE or (arrays := _read(row)) is None:
-        return None
-    turned = row.a_id != a.pk
-    sides = dict(zip("ba" if turned else "ab", arrays, strict=True))
-    smaller = "b" if b.d_sae < a.d_sae else "a"
-    found = matching.classify(sides[smaller], sides[_other(smaller)], asked.match, asked.near)
-    codes = {smaller: found[0], _other(smaller): found[1]}
-    return Both({"a": a, "b": b}, sides, codes, smaller, int(row.summary.get("tokens") or 0))
-
-
-def _read(row: Comparison) -> tuple[Side, Side] | None:
-    key = row.pk, row.attempts
-    with _one:
-        found = _arrays.get(key)
-    if found is None and (found := comparisons.sides(row.pk)) is not None:
-        with _one:
-            _arrays[key] = found
-            while len(_arrays) > KEPT:
-                _arrays.popitem(last=False)
-    return found
 
 
 # ---- lists ------------------------------------------------------------------------------------------
@@ -212,10 +139,9 @@ def listed(found: Both, asked: Asked) -> List:
     grouped = asked.tab in ("split", "merged")
     parent = side or "a"
     if grouped:
-        parent = found.smaller if code == SPLIT else _other(found.smaller)
-    keys, at = _keys(found, asked, parent, code, grouped)
+        parent = found.smaller if code == SPLIT else other_side(found.smaller)
+    keys, order = _sorted(found, asked, parent, code, grouped)
     size = GROUPS if grouped else PAGE
-    order = _ordered(keys, at, asked.order.startswith("-"))
     begin = _begin(keys, order, asked)
     rows = order[begin : begin + size]
     last = rows[-1] if len(rows) else -1
@@ -228,25 +154,29 @@ def _counts(found: Both, asked: Asked) -> list[tuple[str, str, int]]:
     out = []
     for tab, (code, side) in TABS.items():
         if tab in ("split", "merged"):
-            n = int(_parents(found, found.smaller if code == SPLIT else _other(found.smaller), asked).sum())
+            parents = found.groups(found.smaller if code == SPLIT else other_side(found.smaller), asked.near)
+            n = int(parents.parent.sum())
         else:
             n = found.share(side or "a", code)[0]
         out.append((tab, NAMES[tab], n))
     return out
 
 
-def _parents(found: Both, parent: str, asked: Asked) -> npt.NDArray[np.bool_]:
-    """Latents of one SAE that are the best of two or more of the other's."""
-    n = len(found.sides[parent].live)
-    return matching.groups(found.sides[_other(parent)], n, asked.near).parent
+def _sorted(found: Both, asked: Asked, side: str, code: int, grouped: bool) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """What a list is sorted by, of every latent, and the list; kept for its next page until another is asked for."""
+    wanted, last = (asked.tab, asked.order), found.kept.get("sorted")
+    if last is None or last[0] != wanted:
+        keys, at = _keys(found, asked, side, code, grouped)
+        last = found.kept["sorted"] = wanted, keys, _ordered(keys, at, asked.order.startswith("-"))
+    return last[1], last[2]
 
 
 def _keys(found: Both, asked: Asked, side: str, code: int, grouped: bool) -> tuple[Floats, npt.NDArray[np.intp]]:
     """What a list is sorted by, of every latent, and which of them it has."""
-    one, other = found.sides[side], found.sides[_other(side)]
+    one, other = found.sides[side], found.sides[other_side(side)]
     name = asked.order.removeprefix("-")
     if grouped:
-        children = matching.groups(other, len(one.live), asked.near)
+        children = found.groups(side, asked.near)
         at = np.flatnonzero(children.parent)
     else:
         at = np.flatnonzero(found.codes[side] == code)
@@ -279,7 +209,7 @@ def _begin(keys: Floats, order: npt.NDArray[np.intp], asked: Asked) -> int:
 
 
 def _drawn(found: Both, asked: Asked, parent: str, rows: list[int], grouped: bool) -> list[Line]:
-    other = _other(parent)
+    other = other_side(parent)
     below = {i: _children(found, parent, i, asked) if grouped else _best(found, parent, i) for i in rows}
     shown = {i: children[:CHILDREN] for i, children in below.items()}
     strongest = {parent: _strongest(found, parent, rows), other: _strongest(found, other, sum(shown.values(), []))}
@@ -299,7 +229,7 @@ def _best(found: Both, side: str, index: int) -> list[int]:
 
 def _children(found: Both, parent: str, index: int, asked: Asked) -> list[int]:
     """The latents whose best this one is, the largest cosine first."""
-    one = found.sides[_other(parent)]
+    one = found.sides[other_side(parent)]
     at = np.flatnonzero((one.counterpart == index) & one.live & (one.best_cos >= asked.near))
     return at[np.lexsort((at, -one.best_cos[at]))].tolist()
 
@@ -323,7 +253,7 @@ def _latent(found: Both, side: str, index: int, tokens: dict[int, SafeString]) -
 
 
 def _jaccard(found: Both, side: str, index: int) -> float | None:
-    one, other = found.sides[side], found.sides[_other(side)]
+    one, other = found.sides[side], found.sides[other_side(side)]
     partner = int(one.counterpart[index])
     if partner < 0:
         return None
@@ -343,7 +273,7 @@ COLUMNS = (
 def every(found: Both) -> Iterator[tuple[Any, ...]]:
     """All latents of A, then of B; `fires` counts tokens of the sample, what is undefined is empty."""
     for side in "ab":
-        one, other, codes = found.sides[side], found.sides[_other(side)], found.codes[side]
+        one, other, codes = found.sides[side], found.sides[other_side(side)], found.codes[side]
         mutual, together, partner = matching.mutual(one, other), found.together(side), one.counterpart
         for i in range(len(one.live)):
             j = int(partner[i])

@@ -19,7 +19,7 @@ from browser.permissions import may_compare
 from browser.queries import compare as queries
 from browser.queries import compare_lists
 from browser.queries.compare import Choosing, ComparePage
-from browser.queries.compare_lists import Both
+from browser.queries.compare_classes import Both
 from browser.views.sources import wants_json
 from sae_backend import comparisons
 from sae_backend.comparisons import ComparisonError

@@ -13,7 +13,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from playwright.sync_api import expect
 
+from browser.queries import compare_classes
 from sae_backend import comparisons, managing
+from sae_backend.core import matching
 from sae_backend.models import Comparison, Sae
 from tests.backend import messages
 from tests.browser import compare_rows, sae_rows
@@ -68,6 +70,28 @@ def test_thresholds_are_in_the_address_and_change_the_classes(client: Client, co
     assert 'value="0.85"' in page and 'value="0.95"' in page and "near=0.85" in page
     nonsense = client.get(at(compared, "&near=2&match=x&tab=no&sort=no&after=no"))
     assert nonsense.status_code == 200 and 'value="0.7"' in nonsense.content.decode()
+
+
+def test_classes_are_told_once_for_the_same_thresholds_and_again_for_another_attempt(
+    client: Client, compared: tuple[Sae, Sae], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, classify = [], matching.classify
+
+    def counted(*given: Any) -> Any:
+        told.append(given[2:])
+        return classify(*given)
+
+    monkeypatch.setattr(matching, "classify", counted)
+    first = client.get(at(compared, "&tab=split", ".json")).json()
+    assert client.get(at(compared, "&tab=split", ".json")).json() == first
+    assert client.get(at(compared, "&tab=only-a", ".json")).json()["classes"] == first["classes"] and len(told) == 1
+    assert classes(client, compared, "&near=0.95")["split"] == (0, 0) and told[1:] == [(0.9, 0.95)]
+    row = Comparison.objects.get()
+    Comparison.objects.update(attempts=row.attempts + 1, a_cos=bytes(len(row.a_cos or b"")))  # other cosines: all 0
+    assert classes(client, compared)["novel"][0] == N_SMALL - FIRST - SPLIT and len(told) == 3
+    for near in (0.1, 0.2, 0.3, 0.4, 0.5):
+        classes(client, compared, f"&near={near}")
+    assert len(compare_classes._views) == compare_classes.KEPT
 
 
 def test_lists_are_paged_by_key_in_any_order(client: Client, compared: tuple[Sae, Sae]) -> None:

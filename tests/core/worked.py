@@ -10,7 +10,7 @@ import torch
 
 from browser import frontier_chart
 from browser.queries import training
-from browser.queries.compare_lists import Both
+from browser.queries.compare_classes import Both
 from sae_backend.core import cofiring, compare, k_curve, matching, precision
 from sae_backend.core.activations import Rows
 from sae_backend.core.alignment import row_cosines
