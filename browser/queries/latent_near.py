@@ -14,6 +14,7 @@ from browser.contexts import OPEN_TOKENS, Drawn, Example, Row, around, draw, par
 from browser.queries.latents import Stored, documents, neighbour_rows, windows
 from browser.queries.latents import vocabulary as vocabulary_of
 from browser.queries.saes import ResolvedSae
+from browser.templatetags.latent_tags import thousands
 from browser.tokens import Vocabulary, chips
 from sae_backend.models import Run, Sae
 from sae_backend.packing import TOP, Together
@@ -145,7 +146,7 @@ def _beside(index: int, cos: float, jaccard: str, found: Mapping[str, Any], word
 def _together(t: Together, at: int, index: int, found: Mapping[str, Any], words: Vocabulary) -> Neighbour:
     both, firings = int(t.both[at]), int(t.firings[at])
     jaccard = t.jaccard(both, firings) or 0.0
-    shown = f"{jaccard:.2f}", round(100 * jaccard), f"{both:,}", f"{both:,} of its {firings:,}"
+    shown = f"{jaccard:.2f}", round(100 * jaccard), thousands(both), f"{thousands(both)} of its {thousands(firings)}"
     return Neighbour(index, jaccard, *shown, *_known(found, words))
 
 

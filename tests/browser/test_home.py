@@ -95,6 +95,17 @@ def test_two_saes_of_one_hook_point_make_a_frontier_whose_marks_are_links(client
     assert "<b>0.098</b>" in page and "<b>0.142</b>" not in page
 
 
+def test_a_box_to_tick_stands_before_no_name_or_leaves_its_place_before_all(client: Client) -> None:
+    for name, ready in (("first", True), ("second", False), ("third", True)):
+        page = get(client)
+        assert 'class="tick"' not in page and 'id="cmp"' not in page
+        sae = sae_rows.new_sae(name, slug=name)
+        sae_rows.publish(sae) if ready else sae_rows.new_run(sae)
+    page = get(client)
+    assert len(re.findall('<input class="tick"', page)) == 2 and len(re.findall('<span class="tick">', page)) == 1
+    assert "Tick two to compare" in page
+
+
 def test_a_run_without_figures_is_listed_with_dashes(client: Client) -> None:
     sae_rows.publish(figures={})
     assert "—" in get(client)

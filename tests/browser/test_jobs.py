@@ -116,7 +116,8 @@ def test_time_stands_still_once_a_stage_or_a_run_has_ended(client: Client) -> No
         data = client.get(url).json()
         job = data["jobs"][0] if "jobs" in data else data
         assert [stage["seconds"] for stage in job["stages"]] == [10, 90, 40, 2], url
-    assert "took <b>2:12</b>" in get(client, f"/jobs/{run.pk}")
+    page = get(client, f"/jobs/{run.pk}")
+    assert "took <b>2:12</b>" in page and re.search(r'<span class="t r">[\d.]+\Wlatents/s', page)
     stopped = {"stopped_at": at[2] + timedelta(seconds=20), "loaded_at": None, "live_at": None}
     Run.objects.filter(pk=run.pk).update(state=Run.State.CANCELLED, **stopped)
     seconds = [stage["seconds"] for stage in client.get(f"/jobs/{run.pk}.json").json()["stages"]]

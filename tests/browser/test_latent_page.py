@@ -139,7 +139,7 @@ def test_latents_that_fire_together_are_neighbours_with_their_counts(client: Cli
     assert page.count('<ol class="nb">') == 3 and "<span>Fire together</span>" in page
     index = 60 / (90 + 90 - 60)
     assert f'<li><span>{index:.2f}</span><span class="dv"><i style="--v:50"></i></span>' in page
-    assert '<span title="60 of its 90">60</span>' in page
+    assert '<span title="60 of its 90">60</span>' in page and page.count('<div class="nbs g">') == 1
     assert "on 4\u202f096 sampled tokens, 90 of them its own" in page
     near = client.get(published.url(ALIVE, ".json")).json()["neighbours"]
     assert near["sample"] == {"tokens": 4096, "firings": 90}
