@@ -190,10 +190,10 @@ def _end_builders(run_id: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            select pg_terminate_backend(pid, 60000) from pg_locks
-            where database = (select oid from pg_database where datname = current_database())
-              and relation = any(%s::regclass[]) and mode in ('ShareLock', 'ShareUpdateExclusiveLock')
-              and pid <> pg_backend_pid()
+            select pg_terminate_backend(l.pid, 60000) from pg_locks l join pg_stat_activity a on a.pid = l.pid
+            where l.database = (select oid from pg_database where datname = current_database())
+              and l.relation = any(%s::regclass[]) and l.mode in ('ShareLock', 'ShareUpdateExclusiveLock')
+              and l.pid <> pg_backend_pid() and a.usename = current_user and a.backend_type = 'client backend'
             """,
             [list(tables(run_id))],
         )
