@@ -9,6 +9,7 @@ from django import forms
 
 from browser.templatetags.latent_tags import count
 from sae_backend.core.detected import OPTIONS, Option, choices_of
+from sae_backend.intake import training
 from sae_backend.models import Dataset, LanguageModel, SaeImport
 
 FIRST = ("hook_name", "architecture", "k", "input_norm")  # the others are folded away while nothing is said in them
@@ -25,18 +26,32 @@ class UploadForm(forms.Form):
     lm = forms.ChoiceField(label="Language model", required=False)
     dataset = forms.ChoiceField(label="Data set", required=False)
     max_tokens = forms.ChoiceField(label="Tokens", required=False)
+    series = forms.CharField(
+        label="Series", max_length=200, required=False, help_text="The same name for all checkpoints of one training."
+    )
+    step = forms.CharField(label="Step", max_length=15, required=False, help_text="Of training: batches or tokens.")
 
     def __init__(self, row: SaeImport, lms: Iterable[LanguageModel], datasets: Iterable[Dataset]) -> None:
         super().__init__(initial={**_saved(row), **row.options}, auto_id="u-%s")
         self.row = row
         self.found: dict[str, Any] = row.report.get("detected") or {}
         self.asked = {each["field"]: each for each in row.report.get("questions", [])}
+        self._offer_step(row)
         self.fields["name"].widget.attrs["placeholder"] = "named after what the files say"
         self._offer_lms(list(lms), {each["id"] for each in row.report.get("fits", [])})
         self._offer_datasets(list(datasets), row)
         for name, option in OPTIONS.items():
             found = self.found.get(DETECTED_AS.get(name, name))
             self.fields[name] = _field(name, option, found, self.asked.get(name))
+
+    def _offer_step(self, row: SaeImport) -> None:
+        """What names tell stands in both fields, and is taken where nothing is typed."""
+        name, step = training.told(row)
+        plain = {"spellcheck": "false", "autocomplete": "off", **({"class": "told"} if name else {})}
+        self.fields["series"].widget.attrs |= {**plain, "placeholder": name or "none"}
+        self.fields["step"].widget.attrs |= {**plain, "placeholder": "none" if step is None else str(step)}
+        self.fields["step"].widget.attrs["inputmode"] = "numeric"
+        self.in_training = bool(name or row.series or row.step is not None)
 
     def _offer_lms(self, lms: list[LanguageModel], fitting: set[int]) -> None:
         fit = [(lm.pk, lm.name) for lm in lms if lm.pk in fitting]
@@ -81,8 +96,8 @@ def _said(dataset: Dataset) -> str:
 
 
 def _saved(row: SaeImport) -> dict[str, Any]:
-    chosen = {"lm": row.lm_id, "dataset": row.dataset_id, "max_tokens": row.max_tokens}
-    return {"name": row.name, **{field: value or "" for field, value in chosen.items()}}
+    chosen = {"lm": row.lm_id, "dataset": row.dataset_id, "max_tokens": row.max_tokens, "series": row.series}
+    return {"name": row.name, "step": row.step, **{field: value or "" for field, value in chosen.items()}}
 
 
 def _field(name: str, option: Option, found: Any, asked: dict[str, Any] | None) -> forms.Field:

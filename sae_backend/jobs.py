@@ -42,7 +42,7 @@ from sae_backend.core.results import LatentShard
 from sae_backend.core.run import RunError
 from sae_backend.core.sae import SparseAutoencoder
 from sae_backend.helpful import sentence
-from sae_backend.intake import importing
+from sae_backend.intake import importing, training
 from sae_backend.intake.importing import Held
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae, SaeImport
 from sae_backend.pulse import Abandoned, Pulse
@@ -306,8 +306,8 @@ def _found_or_created(
     lm = _chosen_lm(row)
     known = Sae.objects.select_related("lm").filter(sha256=digest).first()
     if known is not None:
-        if row.series and ownership.may_lead(row, known):
-            series.assign(known, row.series, row.step)
+        if (row.series or row.step is not None) and ownership.may_lead(row, known):
+            series.assign(known, **training.in_series(row))
         return _same_lm(known, lm), False
     name = slugs.distinct(row.name or source.name)
     hub = {"source": row.report["hub"]} if row.report.get("hub") else {}
@@ -317,26 +317,10 @@ def _found_or_created(
         format=loaded.cfg.format, d_in=loaded.cfg.d_in, d_out=loaded.cfg.d_out, d_sae=loaded.cfg.d_sae,
         k=loaded.cfg.k,
         metadata={**loaded.cfg.metadata, **hub, "overrides": row.options}, path=_keep(source, digest),
-        **_in_series(row),
+        **training.in_series(row),
     )  # fmt: skip
     series.changed(sae)
     return sae, True
-
-
-def _in_series(row: SaeImport) -> dict[str, Any]:
-    """The series and step that were given, or that the names of its files tell."""
-    if row.series and row.step is not None:
-        return {"series": row.series, "step": row.step}
-    names = row.files.order_by("pk").values_list("name", flat=True)
-    told = filter(None, map(series.recognised, [row.source, *_folders(names), row.name]))
-    name, step = next(told, ("", None))
-    return {"series": name, "step": step}
-
-
-def _folders(names: Iterable[str]) -> Iterator[str]:
-    """Uploaded files and the folders they are in: a step stands in the name of either."""
-    for name in names:
-        yield from (name, name.rpartition("/")[0])
 
 
 def _same_lm(known: Sae, lm: LanguageModel) -> Sae:

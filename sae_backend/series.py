@@ -64,10 +64,10 @@ def members(sae: Sae) -> QuerySet[Sae]:
     return Sae.objects.filter(**same, step__isnull=False).order_by("step", "pk")
 
 
-def assign(sae: Sae, name: str, step: int | None) -> None:
+def assign(sae: Sae, series: str, step: int | None) -> None:
     """Put an SAE into a series, or take it out with no name; what it leaves and what it joins are compared anew."""
     before = list(members(sae).exclude(pk=sae.pk)[:1])
-    sae.series, sae.step = (name, step) if name and step is not None else ("", None)
+    sae.series, sae.step = (series, step) if series and step is not None else ("", None)
     sae.save(update_fields=["series", "step"])
     for one in [sae, *before]:
         changed(one)

@@ -13,6 +13,7 @@ from browser.errors import NotFound
 from browser.queries import estimate
 from sae_backend import intake
 from sae_backend.core.detected import OPTIONS
+from sae_backend.intake import training
 from sae_backend.intake.errors import Malformed
 from sae_backend.models import Dataset, LanguageModel, SaeImport, UploadFile
 
@@ -54,7 +55,11 @@ def choices(data: Mapping[str, Any]) -> dict[str, Any]:
     if "dataset" in data:
         said["dataset"] = _dataset(data["dataset"], said.get("lm"))
     if "max_tokens" in data:
-        said["max_tokens"] = _whole(data["max_tokens"])
+        said["max_tokens"] = _whole("max_tokens is a number of tokens", data["max_tokens"])
+    if "series" in data:
+        said["series"] = str(data["series"] or "")
+    if "step" in data:
+        said["step"] = _whole("step is a whole number", data["step"])
     if "options" in data or data.keys() & OPTIONS.keys():
         said["options"] = _options(data)
     return said
@@ -85,11 +90,11 @@ def _named(rows: QuerySet[Any], value: Any, what: str) -> Any:
     return row
 
 
-def _whole(value: Any) -> int | None:
+def _whole(means: str, value: Any) -> int | None:
     if value in (None, ""):
         return None
     if isinstance(value, bool) or not str(value).isdecimal() or len(str(value)) > 15:
-        raise Malformed(f"max_tokens is a number of tokens, not {str(value)[:60]!r}")
+        raise Malformed(f"{means}, not {str(value)[:60]!r}")
     return int(str(value))
 
 
@@ -109,6 +114,7 @@ def as_json(row: SaeImport) -> dict[str, Any]:
         "dataset": {"id": dataset.pk, "name": dataset.name, "tokens": dataset.n_tokens} if dataset else None,
         "max_tokens": row.max_tokens,
         "options": row.options,
+        **training.in_series(row),
         "files_url": reverse("import_files", args=[row.key]),
         "files": [_file(row, file) for file in sorted(row.files.all(), key=lambda file: file.name)],
         "report": row.report or None,

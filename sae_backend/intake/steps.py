@@ -16,13 +16,14 @@ from django.utils import timezone
 
 from sae_backend import queue, storage
 from sae_backend.core.detected import OPTIONS, Option, choices_of
-from sae_backend.intake import from_hub, limits, receiving
+from sae_backend.intake import from_hub, limits, receiving, training
 from sae_backend.intake.errors import IntakeError, Malformed, Unavailable
 from sae_backend.models import Dataset, LanguageModel, SaeImport
 
 State = SaeImport.State
 CHECKABLE = (State.RECEIVING, State.WAITING, State.FAILED)
 CANCELLABLE = (*limits.OPEN, State.FAILED)
+CHOICES = ("name", "options", "lm", "dataset", "max_tokens", "series", "step")
 NUMBERS = {"whole": int, "number": float}
 UNSET: Any = object()
 
@@ -41,11 +42,12 @@ def open_import(owner: Any, name: str = "", hub_id: str = "") -> SaeImport:
 def change(
     row: SaeImport, *, name: str = UNSET, options: dict[str, Any] = UNSET, lm: LanguageModel | None = UNSET,
     dataset: Dataset | None = UNSET, max_tokens: int | None = UNSET, go_on: bool = UNSET,
+    series: str = UNSET, step: int | None = UNSET,
 ) -> None:  # fmt: skip
     """Take a person's choices; what is not given stays."""
     given: dict[str, Any] = {
-        "lm": lm, "dataset": dataset, "max_tokens": max_tokens, "go_on": go_on,
-        "name": name if name is UNSET else _plain(name),
+        "lm": lm, "dataset": dataset, "max_tokens": max_tokens, "go_on": go_on, "step": step,
+        "name": name if name is UNSET else _plain(name), "series": series if series is UNSET else _plain(series),
         "options": options if options is UNSET else corrections(options),
     }  # fmt: skip
     if lm is not UNSET and dataset is UNSET and row.dataset is not None and row.dataset.lm_id != (lm and lm.pk):
@@ -61,7 +63,7 @@ def change(
 def save(row: SaeImport, **choices: Any) -> None:
     """Keep a person's choices before anything is done with them, so that no reload loses them."""
     change(row, **choices)
-    values = {field: getattr(row, field) for field in ("name", "options", "lm", "dataset", "max_tokens")}
+    values = {field: getattr(row, field) for field in CHOICES}
     if not SaeImport.objects.filter(pk=row.pk, state__in=CHECKABLE).update(**values, touched_at=timezone.now()):
         row.refresh_from_db()
         raise IntakeError(f"this import is {row.state}: what is chosen for it stays as it was")
@@ -77,6 +79,8 @@ def _refuse_unfit(row: SaeImport) -> None:
         raise Malformed(f"{row.dataset.name} is tokenized for {belongs}: choose {belongs}, or one of its datasets")
     if row.max_tokens is not None and row.max_tokens < 1:
         raise Malformed("give a number of tokens above 0, or none for all of the dataset")
+    if row.step is not None and not 0 <= row.step <= training.MOST:
+        raise Malformed(f"a step is at most {training.MOST}")
 
 
 def corrections(options: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +117,7 @@ def _text(name: str, value: Any) -> str:
 def check(row: SaeImport, **choices: Any) -> None:
     """Have a worker read what has arrived, with these choices, and report."""
     change(row, **choices)
+    training.refuse_half(row)
     _refuse_incomplete(row)
     kept = {name: row.report[name] for name in ("hub",) if name in row.report}  # what was downloaded is here
     _move(row, CHECKABLE, State.CHECKING, report=kept, error="", done_at=None)
@@ -133,6 +138,7 @@ def _refuse_incomplete(row: SaeImport) -> None:
 def start(row: SaeImport, **choices: Any) -> None:
     """Have a checked import carried out."""
     change(row, **choices)
+    training.refuse_half(row)
     if row.lm is None:
         raise Malformed("choose the language model that this SAE was trained on")
     if not row.report.get("ready"):
@@ -161,7 +167,7 @@ def _move(row: SaeImport, before: Iterable[str], to: str, **fields: Any) -> None
     row.state, row.touched_at, row.heartbeat_at = to, timezone.now(), timezone.now()
     for field, value in fields.items():
         setattr(row, field, value)
-    saved = ("name", "options", "lm", "dataset", "max_tokens", "go_on", "state", "touched_at", "heartbeat_at")
+    saved = {*CHOICES, "go_on", "state", "touched_at", "heartbeat_at"}
     values = {field: getattr(row, field) for field in {*saved, *fields}}
     values |= {"tries": 0, "attempts": F("attempts") + 1}  # a worker that is still at what was asked before is too late
     if not SaeImport.objects.filter(pk=row.pk, state__in=list(before)).update(**values):

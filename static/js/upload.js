@@ -28,7 +28,7 @@ const save = async () => {
 /* whether the fields say what the check has seen; 0.50 is 0.5 */
 const seen = form?.hasAttribute("data-checked") && JSON.parse(form.getAttribute("data-checked"));
 const same = (a, b) => a === b || (a !== "" && b !== "" && Number(a) === Number(b));
-const OPEN = ["csrfmiddlewaretoken", "go", "name", "dataset", "max_tokens"]; // what the check has nothing to say of
+const OPEN = ["csrfmiddlewaretoken", "go", "name", "dataset", "max_tokens", "series", "step"]; // what the check has nothing to say of
 const asFound = field => field.matches(".detected") && same(field.value, field.placeholder) && seen?.[field.name] == null; // typed, and no correction
 const asChecked = () => [...form.elements].every(field => !field.name || OPEN.includes(field.name) || asFound(field) || same(field.value, String(seen[field.name] ?? "")));
 const said = () => { const data = new FormData(form); for (const field of form.elements) if (field.name && asFound(field)) data.set(field.name, ""); return data; };

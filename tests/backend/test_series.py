@@ -58,6 +58,13 @@ def test_what_a_person_says_counts_more_than_names(lm: LanguageModel) -> None:
     assert again == said and (again.series, again.step) == ("other", 6)
 
 
+def test_half_of_it_may_be_said_where_names_tell_the_rest(lm: LanguageModel) -> None:
+    said = imported(lm, STEPS / "step_00087.pt", options=HOOK, series="mine")
+    assert (said.series, said.step) == ("mine", 87)
+    again = imported(lm, STEPS / "step_00087.pt", options=HOOK, step=6)
+    assert again == said and (again.series, again.step) == (STEPS.name.removesuffix("_ckpts"), 6)
+
+
 def test_the_command_asks_for_both(lm: LanguageModel) -> None:
     with pytest.raises(CommandError, match="--series and --step go together"):
         call_command("import_sae", STEPS / "step_00087.pt", model=lm.name, series="mine")

@@ -268,6 +268,7 @@ def test_how_it_looks_in_all_its_states(looking: Looking, pair: tuple[Sae, Sae],
     looking.open(f"{live_server}/s/{pair[0].public_id}/{FIRST + 3}", "latent-counterparts")
     Comparison.objects.filter(pk=row.pk).update(state="running", stage="both on the same text", done=1, total=4)
     looking.open(f"{live_server}{at(pair)}", "compare-running")
+    looking.open(f"{live_server}/jobs", "jobs-comparing")
 
 
 @pytest.mark.browser

@@ -95,6 +95,9 @@ def test_an_id_of_the_hub_is_enough(api: Client) -> None:
         ({"hub": "a/b", "options": "x"}, 400, "Options is an object"),
         ({"hub": "a/b", "max_tokens": -5}, 400, "Max_tokens is a number of tokens"),
         ({"hub": "a/b", "max_tokens": 0}, 400, "above 0"),
+        ({"hub": "a/b", "series": "mine"}, 400, "Give the step too"),
+        ({"hub": "a/b", "step": 5}, 400, "Give the series too"),
+        ({"hub": "a/b", "series": "mine", "step": "five"}, 400, "Step is a whole number"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_sentence_and_leaves_nothing(
@@ -105,6 +108,18 @@ def test_what_makes_no_sense_is_refused_with_a_sentence_and_leaves_nothing(
     assert not SaeImport.objects.exclude(state=State.CANCELLED).exists() and messages.take() is None
     assert api.post("/api/imports", "[1]", content_type="application/json").status_code == 400
     assert api.post("/api/imports", "{", content_type="application/json").status_code == 400
+
+
+def test_series_and_step_are_those_said_or_told_by_names(api: Client) -> None:
+    for said, expected in (
+        ({}, ("topk", 500)), ({"series": "mine"}, ("mine", 500)), ({"step": 7}, ("topk", 7)),
+        ({"series": "mine", "step": "0"}, ("mine", 0)),
+    ):  # fmt: skip
+        answer = told(post(api, "/api/imports", {"hub": "me/saes@main:topk/step_500", **said}))
+        assert (answer["series"], answer["step"]) == expected, said
+        row = SaeImport.objects.latest("pk")
+        assert (row.series, row.step) == (said.get("series", ""), int(said["step"]) if "step" in said else None)
+    assert told(post(api, "/api/imports", {"hub": "me/saes"}))["step"] is None
 
 
 def test_an_import_whose_choices_are_refused_is_not_left_open(api: Client) -> None:

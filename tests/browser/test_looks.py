@@ -4,13 +4,13 @@ nothing moves while it loads. Pictures of all of them are left in artefacts/scre
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from sae_backend import managing, runs
-from sae_backend.models import Sae, SeriesCosine
+from sae_backend.models import Sae, SaeImport, SeriesCosine, UploadFile
 from tests.browser import latent_rows, run_rows, sae_rows
 from tests.browser.latent_rows import ALIVE, DEAD, RARE
 from tests.looking import Looking
@@ -113,6 +113,13 @@ def test_an_sae_that_is_not_ready(looking: Looking, live_server: object) -> None
     runs.fail(sae_rows.new_run(failed).pk, "the disk is full; free 3 GB and ask again")
     for sae in (idle, busy, failed):
         looking.open(f"{live_server}/s/{sae.public_id}", f"sae-{sae.name}")
+
+
+def test_an_import_with_its_step_of_training(looking: Looking, live_server: object, settings: Any) -> None:
+    settings.OPEN_TO_ALL = True
+    row = SaeImport.objects.create(name="", lm=sae_rows.language_model(), state=SaeImport.State.RECEIVING)
+    UploadFile.objects.create(of=row, name="topk_ckpts/step_500.pt", size=20, received=20, complete=True)
+    looking.open(f"{live_server}/imports/{row.key}", "import-step")
 
 
 def test_paper_has_the_figures_and_none_of_the_controls(page: Page, live_server: object) -> None:

@@ -232,6 +232,28 @@ def test_what_is_typed_is_saved_before_any_check(member: Client, ada: User) -> N
     assert 'value="typed"' in page and 'value="blocks.0.hook_mlp_out"' in page
 
 
+def test_a_step_of_training_stands_in_the_form_where_names_tell_it(member: Client, ada: User) -> None:
+    row = an_import(ada, "receiving")
+    assert '<details class="more"><summary>A checkpoint in training' in text(member, row)
+    UploadFile.objects.filter(of=row).update(name="topk_ckpts/step_500.pt")
+    page = text(member, row)
+    assert '<details class="more" open><summary>A checkpoint in training' in page
+    assert re.search(r'name="series"[^>]* placeholder="topk"', page) and 'placeholder="500"' in page
+    member.post(f"/imports/{row.key}/save", {"series": "mine", "step": "600"})
+    page = text(member, row)
+    assert re.search(r'name="series" value="mine"', page) and re.search(r'name="step" value="600"', page)
+    member.post(f"/imports/{row.key}/save", {"series": "", "step": ""})
+    row.refresh_from_db()
+    assert (row.series, row.step) == ("", None)
+
+
+def test_half_of_a_step_is_saved_but_not_checked(member: Client, ada: User) -> None:
+    row = an_import(ada, "receiving")
+    assert member.post(f"/imports/{row.key}/save", {"series": "mine"}).status_code == 302
+    refused = member.post(f"/imports/{row.key}/check", {"series": "mine", "step": ""})
+    assert refused.status_code == 400 and "Give the step too" in refused.content.decode()
+
+
 def test_anothers_import_can_be_looked_at_and_not_changed(member: Client) -> None:
     row = an_import(User.objects.create_user("eve"))
     page = text(member, row)
