@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:half])
         if slow:
             self.wfile.flush()
-            slow.wait(60)
+            slow.wait(240)
             self.wfile.write(body[half:])
 
 

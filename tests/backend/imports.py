@@ -47,7 +47,7 @@ def elsewhere(pk: int) -> None:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for another thread; what never comes fails the test."""
-    for _ in range(6000):
+    for _ in range(24_000):
         if condition():
             return
         time.sleep(0.01)

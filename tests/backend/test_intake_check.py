@@ -22,7 +22,7 @@ from sae_backend.intake.receiving import folder, incoming
 from sae_backend.intake.sources import unpacked
 from sae_backend.models import Dataset, LanguageModel, Run, Sae, SaeImport
 from tests.backend import demo, messages
-from tests.backend.imports import HOOK, SAE, STEP, checked, elsewhere, fresh, opened
+from tests.backend.imports import HOOK, SAE, STEP, checked, elsewhere, fresh, opened, until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 State = SaeImport.State
@@ -287,7 +287,7 @@ def test_a_check_that_takes_too_long_is_given_up_with_a_sentence(
     settings.CHECK_SECONDS, settings.WORKER_HEARTBEAT_SECONDS = 0.0, 0.05
     row = opened(SAE)
     slow = checking._fit_and_try
-    monkeypatch.setattr(checking, "_fit_and_try", lambda *args: (time.sleep(0.5), slow(*args)))
+    monkeypatch.setattr(checking, "_fit_and_try", lambda *args: (until(lambda: fresh(row).error), slow(*args)))
     intake.check(row)
     messages.carry_out()
     assert fresh(row).state == State.WAITING and "took longer than 0 s (CHECK_SECONDS)" in fresh(row).error

@@ -40,13 +40,13 @@ def environment(var: Path, **more: str) -> dict[str, str]:
 
 def status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=UP_SECONDS) as response:
             return int(response.status)
     except OSError:
         return 0
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+def wait_for(condition: Callable[[], object], seconds: float = UP_SECONDS) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -71,7 +71,7 @@ class Site:
             )
 
     def up(self) -> None:
-        assert wait_for(self.shown, UP_SECONDS), self.terminal()
+        assert wait_for(self.shown), self.terminal()
         assert self.process.poll() is None, self.terminal()
         self.family = psutil.Process(self.process.pid).children(recursive=True)
 
@@ -85,14 +85,19 @@ class Site:
         return [command for each in self.family if (command := command_of(each))]
 
     def child(self, word: str) -> psutil.Process:
-        return next(each for each in self.family if word in " ".join(each.cmdline()))
+        return next(each for each in self.family if word in command_of(each))
+
+    def revived(self, word: str, before: psutil.Process) -> bool:
+        """Whether there is another in place of a child that has ended."""
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        return any(word in command_of(each) and each.pid != before.pid for each in self.family)
 
 
 def command_of(process: psutil.Process) -> str:
-    """The beginning of a process's command line; empty once it has ended, perhaps while it is asked."""
+    """A process's command line; empty once it has ended, perhaps while it is asked."""
     with suppress(psutil.NoSuchProcess):
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            return " ".join(process.cmdline()[:6])
+            return " ".join(process.cmdline())
     return ""
 
 
@@ -105,7 +110,7 @@ def running(var: Path, *prefix: str) -> Iterator[Site]:
     finally:
         if site.process.poll() is None:
             site.process.terminate()
-            site.process.wait(60)
+            site.process.wait(UP_SECONDS)
 
 
 def manage(var: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -140,9 +145,8 @@ def test_a_management_command_uses_the_servers_of_a_site_that_runs(site: Site, v
 def test_a_worker_that_is_killed_is_reported_and_started_again(site: Site) -> None:
     before = site.child("--queues=interactive")
     before.kill()
-    assert wait_for(lambda: "interactive has ended (code -9)" in site.terminal(), 10)
-    site.family = psutil.Process(site.process.pid).children(recursive=True)
-    assert site.child("--queues=interactive").pid != before.pid
+    assert wait_for(lambda: "interactive has ended (code -9)" in site.terminal())
+    assert wait_for(lambda: site.revived("--queues=interactive", before))
 
 
 def test_a_taken_port_is_a_sentence_and_starts_nothing(site: Site, tmp_path: Path) -> None:
@@ -156,7 +160,7 @@ def test_a_taken_port_is_a_sentence_and_starts_nothing(site: Site, tmp_path: Pat
 
 def test_a_second_site_of_the_same_data_is_refused(site: Site, var: Path) -> None:
     second = Site(var)
-    assert second.process.wait(30) == 1
+    assert second.process.wait(UP_SECONDS) == 1
     assert f"Process {site.process.pid} already runs the servers of {var}" in second.terminal()
 
 
@@ -165,9 +169,9 @@ def test_ctrl_c_stops_everything_within_seconds_and_the_data_is_there_again(tmp_
         manage(site.var, "createsuperuser", "--no-input", "--username=keeper", "--email=keeper@localhost")
         began = time.monotonic()
         site.process.send_signal(signal.SIGINT)
-        assert site.process.wait(60) == 0
-        assert time.monotonic() - began < 30
-        assert site.left() == []
+        assert site.process.wait(UP_SECONDS) == 0
+        assert time.monotonic() - began < 60
+        assert wait_for(lambda: site.left() == []), site.left()
     assert manage(site.var, "shell", "--verbosity=0", "-c", USERS).stdout == "keeper\n"
 
 
@@ -175,7 +179,7 @@ def test_a_killed_launcher_leaves_no_process_behind(tmp_path: Path) -> None:
     with running(tmp_path / "var") as site:
         site.process.kill()
         site.process.wait()
-        assert wait_for(lambda: site.left() == [], 15), site.left()
+        assert wait_for(lambda: site.left() == []), site.left()
 
 
 def test_a_launcher_that_is_asked_to_stops_with_its_parent(tmp_path: Path) -> None:
@@ -185,9 +189,9 @@ def test_a_launcher_that_is_asked_to_stops_with_its_parent(tmp_path: Path) -> No
     shell = subprocess.Popen(["bash", "-c", script], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert shell.stdout is not None
     launcher = psutil.Process(int(shell.stdout.readline()))
-    assert wait_for((tmp_path / "var" / "servers.lock").exists, 30)
+    assert wait_for((tmp_path / "var" / "servers.lock").exists)
     shell.kill()
-    assert wait_for(lambda: not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE, 15)
+    assert wait_for(lambda: not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_failing_preparation_shows_the_end_of_its_log(tmp_path: Path) -> None:
@@ -212,7 +216,7 @@ def test_a_child_that_ends_once_in_a_while_is_started_again_for_ever(tmp_path: P
     launcher.start(child)
     child.restarts = RESTARTS
     child.started -= LASTING_SECONDS + 1
-    assert wait_for(lambda: child.process is not None and child.process.poll() == 3, 60)
+    assert wait_for(lambda: child.process is not None and child.process.poll() == 3)
     launcher.check()
     assert child.restarts == 1
     launcher.stop()
@@ -252,13 +256,13 @@ def test_what_a_container_would_run_runs(name: str, tmp_path: Path) -> None:
         )
     try:
         if (ready := READY[name]) is None:
-            assert process.wait(120) == 0, log.read_text()
+            assert process.wait(UP_SECONDS) == 0, log.read_text()
         else:
-            assert wait_for(lambda: ready in log.read_text() or process.poll() is not None, 60)
+            assert wait_for(lambda: ready in log.read_text() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(UP_SECONDS)
 
 
 def test_every_variable_of_the_containers_is_one_that_is_read() -> None:

@@ -10,7 +10,7 @@ import pytest
 from sae_backend import relay
 from sae_backend.relay import Turn
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 240.0  # seconds
 
 
 def test_the_next_item_is_begun_once_the_turn_is_passed_on() -> None:

@@ -65,7 +65,7 @@ def test_a_worker_adds_a_model_and_text_of_the_hub_through_a_kill_and_a_cancel(
     held.set()
     assert ended(row, workers).state == State.DONE, row.error
     lm = LanguageModel.objects.get()
-    assert row.made_lm == lm and row.attempts == 2
+    assert row.made_lm == lm and row.attempts >= 2
     held.clear()
     text = ask("dataset", "org/text", lm=lm, options={"ctx_len": 16})
     until(lambda: any("train-0" in r and r.startswith("GET") for r in served.requests), workers.log)

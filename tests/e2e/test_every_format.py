@@ -124,7 +124,7 @@ def test_a_checkpoint_is_uploaded_and_its_pages_show_what_its_library_computes(
     lm = site.narrow if row.sae.lm_id == site.narrow.pk else site.lm
     acts = shown(row.sae, weights, wanted["acts"], lm.source)
     index = int(acts.max((0, 1)).argmax())
-    data: dict[str, Any] = page.request.get(f"{site.url}/s/{row.sae.public_id}/{index}.json").json()
+    data: dict[str, Any] = page.request.get(f"{site.url}/s/{row.sae.public_id}/{index}.json", timeout=SLOW).json()
     assert_shows(data["examples"], acts[:, :, index])
 
 

@@ -17,7 +17,19 @@ from sae_backend.embedded import UNSHARE, Account, Servers
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from tests.backend import demo, synthetic
 from tests.e2e import own, small_disk
-from tests.e2e.crew import CONTEXTS, LATENTS, Workers, done, failed, live, new_run, undisturbed
+from tests.e2e.crew import (
+    CONTEXTS,
+    LATENTS,
+    Kept,
+    Workers,
+    done,
+    failed,
+    held,
+    inside_copy,
+    live,
+    new_run,
+    undisturbed,
+)
 from tests.e2e.small_disk import END_WITH_PARENT, SmallDisk
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,11 +74,11 @@ def test_a_full_spool_fails_the_run_with_a_sentence_and_it_goes_on_once_there_is
     run = new_run(sae, dataset)
     (store / spool.FOLDER).mkdir(exist_ok=True)
     with SmallDisk(store / spool.FOLDER, megabytes=8) as disk:
-        disk.fill(leave=100_000)  # a shard's file has 20 to 30 thousand
+        disk.fill(leave=150_000)  # a shard's file has 20 to 30 thousand
         for name in ("one", "two"):
             workers.start(name, *disk.prefix)
         workers.wait_for(lambda: failed(run), failing=True)
-        workers.wait_for(lambda: queue.waiting() == 0, failing=True)
+        workers.wait_for(lambda: not held(run) and queue.waiting() == 0, failing=True)
         assert run.error.startswith(f"{store} cannot be used: ") and "No space left on device" in run.error
         assert "It needs free space" in run.error
         before = kept(run)
@@ -121,10 +133,12 @@ def test_a_full_database_fails_the_run_with_a_sentence_and_it_goes_on_once_there
 
 
 def _fill_while_latents_are_loaded(disk: SmallDisk, workers: Workers, run: Run, expected: list[str]) -> None:
+    rest = Kept(workers, run, LATENTS, stock=4)
     for name in ("one", "two"):
         workers.start(name)
     workers.wait_for(lambda: done(run, LATENTS) >= 2)
-    disk.fill()
+    with inside_copy(workers, run, rest):
+        disk.fill()
     workers.wait_for(lambda: failed(run), failing=True)
     assert run.error.startswith("PostgreSQL cannot write: ") and "No space left on device" in run.error
     assert "It needs free space for its data; make some, then resume the run" in run.error

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import random
 import signal
-from datetime import timedelta
 
 import pytest
-from django.db.models.functions import Now
 
-from sae_backend import claims, jobs, queue, spool, tasks
+from sae_backend import jobs, queue, spool, tasks
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from tests.backend import demo, synthetic
 from tests.e2e import crew
-from tests.e2e.crew import CONTEXTS, LATENTS, Workers, done, failed, held, live, logged, new_run, undisturbed
+from tests.e2e.crew import CONTEXTS, LATENTS, Kept, Workers, done, failed, held, live, logged, new_run, undisturbed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NAMES = ("one", "two", "three")
+KINDS = {Run.State.COMPUTING: CONTEXTS, Run.State.LOADING: LATENTS}
 MANY = {"shard_contexts": 2, "shard_latents": 2}  # 240 and 512 shards
 
 
@@ -27,44 +26,31 @@ class Killer:
         self.workers, self.run, self.moments = workers, run, moments
         self.orphans: set[tuple[int, int]] = set()  # claims of the dead
 
-    def kill(self, times: int, kind: str) -> None:
-        """Kill so often while shards of a kind are open: one is kept from the workers until the last kill."""
-        kept = self._keep_one(kind)
+    def kill(self, times: int, kept: Kept) -> None:
+        """Kill so often; some shards are kept from the workers until the last kill."""
         for _ in range(times):
-            further = done(self.run, kind) + self.moments.randrange(3)
-            self.workers.wait_for(lambda further=further: self._past(kind, further) and self._stopped_at_work(kept))
+            further = done(self.run, kept.kind) + self.moments.randrange(3)
+            self.workers.wait_for(lambda further=further: self._past(kept, further) and self._stopped_at_work(kept))
             self._kill_one()
-        assert claims.give_back(kept)
-        queue.send(kept)
+        kept.hand_out()
 
-    def _keep_one(self, kind: str) -> RunShard:
-        """Claim the last shard, with a heartbeat to come that makes it nobody's."""
-        last = self.run.shards.filter(kind=kind).order_by("index").last()
-        self.workers.wait_for(lambda: claims.claim(self.run.pk, kind, last.index, "the test"))
-        kept = RunShard.objects.get(pk=last.pk)
-        RunShard.objects.filter(pk=last.pk).update(heartbeat_at=Now() + timedelta(hours=1))
-        return kept
+    def _past(self, kept: Kept, further: int) -> bool:
+        kept.stock()
+        return done(self.run, kept.kind) >= further
 
-    def _past(self, kind: str, further: int) -> bool:
-        return done(self.run, kind) >= min(further, self._others(kind))
-
-    def _others(self, kind: str) -> int:
-        return self.run.shards.filter(kind=kind).count() - 1
-
-    def _stopped_at_work(self, kept: RunShard) -> bool:
+    def _stopped_at_work(self, kept: Kept) -> bool:
         """Stop a worker that holds a shard, so that the kill meets it there; not, if it was done a moment before."""
-        assert done(self.run, kept.kind) < self._others(kept.kind), "the workers were done before they were killed"
         for shard in self._work(kept):
             self.victim = shard.worker.partition("@")[0]
-            self.workers.running[self.victim].send_signal(signal.SIGSTOP)
+            self.workers.signal(shard, signal.SIGSTOP)
             if shard in self._work(kept):
                 return True
-            self.workers.running[self.victim].send_signal(signal.SIGCONT)
+            self.workers.signal(shard, signal.SIGCONT)
         return False
 
-    def _work(self, kept: RunShard) -> list[RunShard]:
+    def _work(self, kept: Kept) -> list[RunShard]:
         """Shards that living workers hold, in an order that chance gives; none so often met that its run would fail."""
-        there = [s for s in held(self.run) if s.pk != kept.pk and s.worker.partition("@")[0] in self.workers.running]
+        there = [s for s in kept.held() if s.worker.partition("@")[0] in self.workers.running]
         spared = {s.worker for s in there if s.deaths >= jobs.MAX_DEATHS - 1}
         mine = [s for s in there if (s.pk, s.attempts) not in self.orphans and s.worker not in spared]
         return self.moments.sample(mine, len(mine))
@@ -80,14 +66,15 @@ def test_workers_killed_twenty_times_at_random_moments_give_what_undisturbed_one
 ) -> None:
     long = demo.a_dataset(lm, 480, "long")
     expected = undisturbed(sae, long)
-    workers.environment["STALLED_SECONDS"] = "10"
+    workers.environment["STALLED_SECONDS"] = "60"  # a worker that is started again takes back what its name held
     run = new_run(sae, long, **MANY)
+    contexts, latents = Kept(workers, run, CONTEXTS, stock=8), Kept(workers, run, LATENTS, stock=8)
     killer = Killer(workers, run, crew.chance())
     for name in NAMES:
         workers.start(name)
-    killer.kill(10, CONTEXTS)
+    killer.kill(10, contexts)
     workers.wait_for(lambda: demo.stage(run) == Run.State.LOADING)
-    killer.kill(10, LATENTS)
+    killer.kill(10, latents)
     workers.wait_for(lambda: live(run))
     assert logged(run, "while it computed") >= 15  # the database may have had a victim's last word
     assert synthetic.digest(run) == expected
@@ -99,12 +86,13 @@ def test_a_worker_that_hangs_is_replaced_and_does_no_harm_when_it_wakes_up(
 ) -> None:
     expected = undisturbed(sae, dataset)
     run = new_run(sae, dataset)
+    stages = Kept(workers, run, CONTEXTS), Kept(workers, run, LATENTS)
     for name in NAMES[:2]:
         workers.start(name)
-    for kind in (CONTEXTS, LATENTS):
-        shard = hang(workers, run, kind)
-        workers.wait_for(lambda shard=shard: taken_by_another(shard))
-        workers.running[shard.worker.partition("@")[0]].send_signal(signal.SIGCONT)
+    for kept in stages:
+        while not taken_by_another(workers, kept.met()):
+            pass  # what it had said last was under way to the database
+        kept.hand_out()
     workers.wait_for(lambda: live(run))
     assert logged(run, "fell silent while it computed") >= 2
     assert synthetic.digest(run) == expected
@@ -113,8 +101,8 @@ def test_a_worker_that_hangs_is_replaced_and_does_no_harm_when_it_wakes_up(
 def test_a_worker_that_hangs_while_it_publishes_is_replaced(workers: Workers, sae: Sae, dataset: Dataset) -> None:
     expected = undisturbed(sae, dataset)
     run = new_run(sae, dataset)
-    hung = workers.start("hung")
     with synthetic.unindexed(run):
+        hung = workers.start("hung")
         workers.wait_for(lambda: synthetic.indexing(run))
         hung.send_signal(signal.SIGSTOP)
         workers.start("other")
@@ -127,53 +115,45 @@ def test_a_worker_that_hangs_while_it_publishes_is_replaced(workers: Workers, sa
     assert hung.poll() is None and logged(run, "published") == 1
 
 
-def hang(workers: Workers, run: Run, kind: str) -> RunShard:
-    """Stop a worker inside a shard of this kind; which."""
-    while True:
-        workers.wait_for(lambda: [s for s in held(run) if s.kind == kind])
-        for shard in held(run):
-            process = workers.running[shard.worker.partition("@")[0]]
-            process.send_signal(signal.SIGSTOP)
-            if shard.kind == kind and shard in held(run, shard.worker):
-                return shard
-            process.send_signal(signal.SIGCONT)  # it was done a moment before
-
-
-def taken_by_another(shard: RunShard) -> bool:
-    now = RunShard.objects.get(pk=shard.pk)
-    return now.state == RunShard.State.DONE and now.worker != shard.worker
+def taken_by_another(workers: Workers, shard: RunShard) -> bool:
+    """Wait until a shard is done, and let the worker go on that was stopped in it; whether another did it."""
+    workers.wait_for(RunShard.objects.filter(pk=shard.pk, state=RunShard.State.DONE).exists)
+    workers.signal(shard, signal.SIGCONT)
+    return RunShard.objects.get(pk=shard.pk).worker != shard.worker
 
 
 def test_a_shard_in_which_five_workers_are_killed_for_want_of_memory_fails_its_run_with_a_sentence(
-    workers: Workers, sae: Sae, lm: LanguageModel
+    workers: Workers, sae: Sae, dataset: Dataset
 ) -> None:
-    long = demo.a_dataset(lm, 480, "long")
-    run = new_run(sae, long, shard_contexts=480)  # one shard, long enough to be met in
-    for n in range(jobs.MAX_DEATHS):
+    workers.environment["STALLED_SECONDS"] = "600"  # no claim runs out because a machine is slow
+    run = new_run(sae, dataset, shard_contexts=48)
+    with crew.unread(dataset):
+        for n in range(jobs.MAX_DEATHS):
+            workers.start()
+            workers.wait_for(lambda n=n: [s for s in held(run) if s.attempts == n + 1])
+            workers.kill("compute")
         workers.start()
-        workers.wait_for(lambda n=n: [s for s in held(run) if s.attempts == n + 1])
-        workers.kill("compute")
-    workers.start()
-    workers.wait_for(lambda: failed(run), failing=True)
+        workers.wait_for(lambda: failed(run), failing=True)
     assert run.error == (
-        "5 workers ended while they computed contexts 0 to 480: perhaps for want of memory. Give workers more, or take "
+        "5 workers ended while they computed contexts 0 to 48: perhaps for want of memory. Give workers more, or take "
         "smaller shards, and run again"
     )
-    assert logged(run, "ended while it computed contexts 0 to 480: they are queued again") == jobs.MAX_DEATHS
+    assert logged(run, "ended while it computed contexts 0 to 48: they are queued again") == jobs.MAX_DEATHS
 
 
 def test_a_worker_that_is_told_to_stop_leaves_its_shard_to_the_next_at_once(
-    workers: Workers, sae: Sae, lm: LanguageModel
+    workers: Workers, sae: Sae, dataset: Dataset
 ) -> None:
-    long = demo.a_dataset(lm, 480, "long")
     workers.environment["STALLED_SECONDS"] = "600"
-    run = new_run(sae, long, shard_contexts=240)
-    worker = workers.start()
-    workers.wait_for(lambda: any(shard.progress for shard in held(run)))
-    worker.send_signal(signal.SIGTERM)
+    run = new_run(sae, dataset, shard_contexts=24)
+    with crew.unread(dataset):
+        worker = workers.start()
+        workers.wait_for(lambda: held(run))
+        worker.send_signal(signal.SIGTERM)
+        workers.wait_for(lambda: "Warm shutdown" in workers.log())
     workers.wait_for(lambda: worker.poll() is not None)
-    assert done(run) < 2
-    assert list(run.shards.filter(attempts=1).values_list("state", "deaths").distinct()) == [(RunShard.State.TODO, 0)]
+    assert done(run) == 0
+    assert list(run.shards.filter(attempts=1).values_list("state", "deaths")) == [(RunShard.State.TODO, 0)]
     workers.start("next")
     workers.wait_for(lambda: live(run))
 
@@ -219,11 +199,15 @@ def test_a_run_cancelled_while_workers_are_in_it_is_left_and_can_be_resumed(
     expected = undisturbed(sae, dataset)
     workers.environment["STALLED_SECONDS"] = "600"  # nobody waits for a claim to run out
     run = new_run(sae, dataset, shard_contexts=2, shard_latents=64)
-    for name in NAMES[:2]:
-        workers.start(name)
+    back = Kept(workers, run, KINDS[stage]) if stage in KINDS else None
     with synthetic.unindexed(run):
-        workers.wait_for(lambda: demo.stage(run) == stage and (held(run) or synthetic.indexing(run)))
+        for name in NAMES[:2]:
+            workers.start(name)
+        met = met_after_another(back) if back else None
+        workers.wait_for(lambda: demo.stage(run) == stage and (met or synthetic.indexing(run)))
         assert queue.cancel(run.pk) and not queue.cancel(run.pk)
+    if met:
+        workers.signal(met, signal.SIGCONT)
     workers.wait_for(lambda: not held(run) and queue.waiting() == 0)
     kept = {shard.pk: shard.attempts for shard in run.shards.filter(state=RunShard.State.DONE)}
     assert demo.stage(run) == Run.State.CANCELLED and run.error == ""
@@ -233,14 +217,21 @@ def test_a_run_cancelled_while_workers_are_in_it_is_left_and_can_be_resumed(
     assert kept == {pk: RunShard.objects.get(pk=pk).attempts for pk in kept}  # what was done is not done again
 
 
+def met_after_another(kept: Kept) -> RunShard:
+    """Stop a worker in a shard once one is done."""
+    kept.workers.wait_for(lambda: done(kept.run, kept.kind))
+    return kept.met()
+
+
 def test_a_long_shard_of_a_cancelled_run_is_left_at_its_next_report(
     workers: Workers, sae: Sae, lm: LanguageModel
 ) -> None:
     long = demo.a_dataset(lm, 960, "longer")
     run = new_run(sae, long, shard_contexts=960)
-    workers.start()
-    workers.wait_for(lambda: any(shard.progress for shard in held(run)))
-    assert queue.cancel(run.pk)
+    with crew.unread(long):
+        workers.start()
+        workers.wait_for(lambda: held(run))
+        assert queue.cancel(run.pk)
     workers.wait_for(lambda: f"left contexts 0 to 960 of run {run.pk}" in workers.log())
     assert not held(run) and done(run) == 0 and run.pk not in spool.runs()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-PIECES = {"shard_contexts": 1, "shard_latents": 16}  # so many that the run cannot end before it is cancelled
+PIECES = {"shard_contexts": 1, "shard_latents": 16}
 
 
 def test_a_run_is_cancelled_and_resumed_on_its_page_which_follows_it_to_the_end(
@@ -24,12 +24,14 @@ def test_a_run_is_cancelled_and_resumed_on_its_page_which_follows_it_to_the_end(
     settings.OPEN_TO_ALL = True
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
+    settings.STALLED_SECONDS = 600  # while the worker is stopped
     run = crew.new_run(sae, dataset, **PIECES)
+    crew.Kept(workers, run, crew.CONTEXTS, stock=8)  # the run cannot end before it is cancelled
     page.goto(f"{live_server}/jobs/{run.pk}")
     expect(page.get_by_text("Queued, next").first).to_be_visible()
     worker = workers.start()
     workers.wait_for(lambda: crew.done(run) >= 2)
-    worker.send_signal(signal.SIGSTOP)  # the run cannot end while a person finds the button
+    worker.send_signal(signal.SIGSTOP)
     expect(page.get_by_text("Contexts, stage 2 of 4")).to_be_visible()
     page.get_by_role("link", name="Cancel").click()
     page.get_by_role("button", name="Cancel the job").click()

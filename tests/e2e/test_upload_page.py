@@ -232,11 +232,12 @@ def test_without_scripts_a_form_sends_the_files_and_links_lead_on(site: Site, ch
 
 
 def test_a_connection_that_is_lost_goes_on_where_it_stopped(site: Site, page: Page, large: Path) -> None:
-    failures = 0
+    failures, said = 0, False
 
     def second_piece_fails(route: Route) -> None:
         nonlocal failures
-        lost = route.request.method == "PATCH" and route.request.headers["upload-offset"] == str(PIECE) and failures < 2
+        second = route.request.method == "PATCH" and route.request.headers["upload-offset"] == str(PIECE)
+        lost = second and (failures < 2 or not said)
         failures += lost
         route.abort("connectionreset") if lost else route.continue_()
 
@@ -245,8 +246,9 @@ def test_a_connection_that_is_lost_goes_on_where_it_stopped(site: Site, page: Pa
     sent = offsets(page)
     page.locator("#fi").set_input_files(checkpoint(large))
     expect(page.get_by_text("The connection is lost; it goes on by itself")).to_be_visible(timeout=SLOW)
+    said = True
     checked(page)
-    assert failures == 2 and sent.count(PIECE) == 3 and sent.count(2 * PIECE) == 1
+    assert failures >= 2 and sent.count(PIECE) == failures + 1 and sent.count(2 * PIECE) == 1
     file = UploadFile.objects.get(of=site.last_import(), name="sae_weights.safetensors")
     assert file.complete and file.size == (large / file.name).stat().st_size
 

@@ -11,7 +11,7 @@ from django.conf import settings
 from sae_backend import tasks
 from sae_backend.models import Dataset, LanguageModel, Run, Sae, SaeImport
 from tests.backend import demo, synthetic
-from tests.e2e.crew import Workers, done, live, new_run, undisturbed
+from tests.e2e.crew import Workers, done, held, live, new_run, undisturbed, unread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,10 +47,12 @@ def test_a_killed_worker_is_followed_by_one_of_its_name_that_goes_on_at_once(
 
 def test_two_workers_share_a_run_and_give_what_one_gives(workers: Workers, sae: Sae, dataset: Dataset) -> None:
     expected = undisturbed(sae, dataset)
-    for name in ("one", "two"):
-        workers.start(name)
-    workers.ready(2)
+    workers.environment["STALLED_SECONDS"] = "600"  # no claim runs out because a machine is slow
     run = new_run(sae, dataset)
+    with unread(dataset):
+        for name in ("one", "two"):
+            workers.start(name)
+        workers.wait_for(lambda: len({shard.worker for shard in held(run)}) == 2)
     workers.wait_for(lambda: live(run))
     took_part = set(run.shards.values_list("worker", flat=True))
     assert {name.partition("@")[0] for name in took_part} == {"one", "two"}

@@ -15,7 +15,7 @@ from typing import Any
 from sae_backend import launch, processes
 
 PIECE = "application/offset+octet-stream"
-SECONDS = 60.0
+SECONDS = 240.0
 
 
 class WebServer:
@@ -53,7 +53,7 @@ class WebServer:
         self.process.wait()
 
     def stop(self) -> None:
-        processes.stop([self.process], (signal.SIGTERM, 5.0))
+        processes.stop([self.process], (signal.SIGTERM, 60.0))
 
     def ask(
         self, method: str, path: str, body: bytes = b"", **headers: str
