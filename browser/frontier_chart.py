@@ -56,7 +56,7 @@ class Point:
     url: str
     says: str = ""  # all its figures, never one alone
     curve: tuple[tuple[int, float, float], ...] = ()  # k', L0 and value with other k than its own
-    selected: bool = False
+    tag: str = ""  # what stands beside a mark that stands out
     best: bool = False  # Pareto-optimal
     x: float = 0
     y: float = 0

@@ -11,8 +11,9 @@ from django.http import QueryDict
 
 from browser import plots
 from browser.errors import NotFound
+from browser.frontier_chart import Frontier
 from browser.permissions import Anyone, may_change, may_compare
-from browser.queries import compare_classes, compare_lists, saes
+from browser.queries import compare_classes, compare_lists, frontier, saes
 from browser.queries.compare_classes import Both
 from browser.queries.compare_lists import Asked, List
 from browser.queries.saes import all_saes
@@ -22,6 +23,7 @@ from sae_backend.core.matching import CLASSES, DEAD, MATCHED, MERGED, NOVEL, REL
 from sae_backend.models import Comparison, Sae
 
 SAMPLE = 65_536  # tokens at most: core.compare.SAMPLE_TOKENS, which needs torch
+LEAST_SHARE = 5e-4  # less is printed as 0.0 %
 MOST_CHOICES = 200  # SAEs offered to compare with
 HERE = {NOVEL: "only here", RELATED: "related", MERGED: "merged", SPLIT: "split", MATCHED: "matched"}
 MEANS = {
@@ -63,8 +65,8 @@ class Metric:
 
     @property
     def words(self) -> str:
-        """Better or worse, B against A; nothing where they are equal or neither is better."""
-        if not self.delta or not self.better:
+        """Better or worse, B against A; nothing where neither is better or, as percents are printed, they are equal."""
+        if not self.delta or not self.better or (self.style == "percent" and abs(self.delta) < LEAST_SHARE):
             return ""
         return "better" if (self.delta > 0) == (self.better == "higher") else "worse"
 
@@ -133,6 +135,10 @@ class ComparePage:
     @cached_property
     def metrics(self) -> list[Metric]:
         return metrics(self.a, self.b, self.sample)
+
+    @cached_property
+    def frontier(self) -> Frontier | None:
+        return frontier.between(self.a, self.b)
 
     @property
     def same_text(self) -> bool:

@@ -14,7 +14,7 @@ from browser import frontier_chart
 from browser.frontier_chart import METRICS, Frontier, Metric, Place, Point
 from browser.queries.sae_list import ARCHITECTURES, FAMILIES
 from browser.queries.saes import READABLE
-from sae_backend.models import Run
+from sae_backend.models import Run, Sae
 
 FIGURES = ("l0", "fvu", "normalised_mse")
 CSV = (
@@ -172,6 +172,18 @@ def page(choice: Choice) -> FrontierPage:
     return FrontierPage(choice, places, here, members, [(m, m.url in best) for m in chosen], chart)
 
 
+def between(a: Sae, b: Sae) -> Frontier | None:
+    """FVU against L0 where both SAEs are, the two marked A and B; None unless both were measured on the same text."""
+    found = {m.address: m for m in measured()}
+    one, other = found.get(a.public_id), found.get(b.public_id)
+    if one is None or other is None or one.place != other.place:
+        return None
+    tags = {a.public_id: "A", b.public_id: "B"}
+    placed = ((m, _point(m, Choice())) for m in found.values() if m.place == one.place)
+    points = [replace(point, tag=tags.get(m.address, "")) for m, point in placed if point]
+    return frontier_chart.frontier(one.place, METRICS["fvu"], points) if sum(bool(p.tag) for p in points) == 2 else None
+
+
 def _wanted(m: Measured, choice: Choice) -> bool:
     return (not choice.families or m.family in choice.families) and (not choice.widths or m.d_sae in choice.widths)
 
@@ -181,8 +193,8 @@ def _point(m: Measured, choice: Choice) -> Point | None:
     value = getattr(m, choice.metric.key)
     if not m.l0 or value is None or (choice.metric.log and value <= 0):
         return None
-    line = f"{m.family} {m.d_sae}"
-    return Point(m.l0, value, m.mark, m.name, line, m.url, m.says, tuple(_curve(m, choice)), m.sae == choice.sae)
+    line, tag = f"{m.family} {m.d_sae}", m.name if m.sae == choice.sae else ""
+    return Point(m.l0, value, m.mark, m.name, line, m.url, m.says, tuple(_curve(m, choice)), tag)
 
 
 def _curve(m: Measured, choice: Choice) -> Iterator[tuple[int, float, float]]:

@@ -14,9 +14,10 @@ from django.test import Client
 from playwright.sync_api import expect
 
 from browser.queries import compare_classes
+from browser.queries.compare import Metric
 from sae_backend import comparisons, managing
 from sae_backend.core import matching
-from sae_backend.models import Comparison, Sae
+from sae_backend.models import Comparison, Run, Sae
 from tests.backend import messages
 from tests.browser import compare_rows, sae_rows
 from tests.browser.compare_rows import CHILDREN, FIRST, N_LARGE, N_SMALL, SHARED, SPLIT
@@ -208,6 +209,21 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(client: Client, pair: tup
         assert words in client.get(path.replace("/compare", "/compare.json")).json()["message"]
     assert client.post("/compare", {"a": small.public_id, "b": elsewhere.public_id}).status_code == 409
     assert client.get(at(pair, "", ".csv")).status_code == 404
+
+
+def test_both_are_marked_on_the_frontier_of_what_they_were_measured_on(client: Client, pair: tuple[Sae, Sae]) -> None:
+    for swapped in (pair, pair[::-1]):
+        page = client.get(at(swapped)).content.decode()
+        assert re.findall(r'href="/s/(\w+)"[^>]* data-sel.*?<span class="lbl tag[^>]*>([AB])<', page, re.S) == [
+            (sae.public_id, "AB"[swapped.index(sae)]) for sae in pair
+        ]
+    Run.objects.filter(sae=pair[1]).update(summary={})
+    assert "data-sel" not in client.get(at(pair)).content.decode()
+
+
+def test_a_difference_that_is_not_printed_is_not_called_worse() -> None:
+    assert Metric("Dead", 0.0, 0.0004, "percent", "lower").words == ""
+    assert Metric("Dead", 0.0, 0.0006, "percent", "lower").words == "worse"
 
 
 def test_the_pages_of_saes_and_the_home_page_lead_to_it(client: Client, pair: tuple[Sae, Sae]) -> None:
