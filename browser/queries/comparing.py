@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.db.models import F
 from django.urls import reverse
 
 from sae_backend import comparisons
 from sae_backend.compared import BLOBS
 from sae_backend.models import Comparison
 
-LISTED = 20  # that are over
-WAITING = 200
-State = Comparison.State
-OVER = (State.DONE, State.FAILED, State.CANCELLED)
+LISTED = 50
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,5 @@ class Comparing:
 def listing(states: Collection[str]) -> list[Comparing]:
     """Those in these states: under way, the oldest first, then those that are over, the latest first."""
     rows = Comparison.objects.select_related("a", "b", "owner").defer("summary", *BLOBS)
-    open_, over = set(states).intersection(comparisons.OPEN), set(states).intersection(OVER)
-    under_way = rows.filter(state__in=open_).order_by("pk")[:WAITING] if open_ else []
-    ended = rows.filter(state__in=over).order_by("-done_at", "-pk")[:LISTED] if over else []
-    return [Comparing(row) for row in (*under_way, *ended)]
+    latest = F("done_at").desc(nulls_first=True)  # what is under way has not ended
+    return [Comparing(row) for row in rows.filter(state__in=states).order_by(latest, "pk")[:LISTED]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
 
 from sae_backend.models import Comparison, Run, SaeImport
 from tests.browser import run_rows, sae_rows
@@ -57,7 +58,8 @@ def test_comparisons_are_listed_by_state_with_what_they_say_and_lead_to_their_pa
     more = {"running": {"stage": "both on the same text", "done": 100, "total": 400, "unit": "tokens"},
             "failed": {"error": "it takes 400 GB of memory"}}  # fmt: skip
     for state, other in zip(Comparison.State.values, saes[1:], strict=True):
-        Comparison.objects.create(a=saes[0], b=other, state=state, owner=ada, **more.get(state, {}))
+        over = {} if state in ("queued", "running") else {"done_at": timezone.now()}
+        Comparison.objects.create(a=saes[0], b=other, state=state, owner=ada, **over, **more.get(state, {}))
     for chosen, states in (
         ("", ["queued", "running", "failed", "done"]), ("open", ["queued", "running"]), ("done", ["done"]),
         ("failed", ["failed"]), ("cancelled", ["cancelled"]),

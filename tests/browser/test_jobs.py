@@ -36,7 +36,7 @@ def stages(client: Client, run: Run) -> list[str]:
 def test_nothing_yet(client: Client) -> None:
     page = get(client, "/jobs")
     assert "nothing waits or runs" in page and "data-poll" not in page
-    assert client.get("/jobs.json").json() == {"jobs": [], "imports": [], "workers": []}
+    assert client.get("/jobs.json").json() == {"jobs": [], "imports": [], "comparisons": [], "workers": []}
     assert "none is up: start one" in page
 
 
@@ -287,4 +287,4 @@ def test_jobs_cost_as_many_queries_for_one_run_as_for_many(client: Client) -> No
         get(client, f"/jobs/{published.run.pk}")
     with CaptureQueriesContext(connection) as waiting:
         get(client, f"/jobs/{run.pk}")
-    assert (len(few), len(many), len(one), len(waiting)) == (5, 9, 11, 10)
+    assert (len(few), len(many), len(one), len(waiting)) == (6, 10, 11, 10)
