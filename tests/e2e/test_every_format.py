@@ -161,7 +161,7 @@ def asked(page: Page) -> list[str]:
 
 
 def correct(page: Page, said: dict[str, str]) -> None:
-    folded = page.locator("details.more")
+    folded = page.locator("details.more", has_text="More corrections")
     if folded.count() and not folded.get_attribute("open"):
         folded.locator("summary").click()
     for field, value in said.items():

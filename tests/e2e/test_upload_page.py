@@ -352,7 +352,7 @@ def test_a_telephone_scrolls_no_sideways(site: Site, page: Page, scheme: Any) ->
     page.locator("#fi").set_input_files(checkpoint(FIXTURES / "openai/v5_topk"))
     checked(page)
     assert sideways(page) == 0
-    page.locator("details.more summary").click()
+    page.get_by_text("More corrections").click()
     assert sideways(page) == 0
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(17, 20, 23)" if scheme == "dark" else "rgb(255, 255, 255)")
