@@ -90,10 +90,7 @@ def _document() -> SafeString:
     """The document as HTML."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse((settings.BASE_DIR / "docs" / "statistics.md").read_text())
-    for token, following in zip(tokens, tokens[1:], strict=False):
-        if token.type == "heading_open":
-            token.attrSet("id", anchor(following.content))
-    _name_rows(tokens)
+    _name(tokens)
     html: str = markdown.renderer.render(tokens, markdown.options, {})
     scroll = '<div class="scroll" tabindex="0" role="group" aria-label="Definitions"><table>'
     html = html.replace("<table>", scroll).replace("</table>", "</table></div>")
@@ -101,8 +98,16 @@ def _document() -> SafeString:
     return mark_safe(_SUBSCRIPT.sub(lambda found: found[1] or f"<sub>{found[2]}</sub>", html))
 
 
-def _name_rows(tokens: list[Token]) -> None:
-    """Each row is called what its first cell says."""
-    for row, cell, words in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        if row.type == "tr_open" and cell.type == "td_open":
-            row.attrSet("id", anchor(words.content))
+def _name(tokens: list[Token]) -> None:
+    """Each heading is called what it says, each row what its first cell says; the first of a name alone has it."""
+    named: set[str] = set()
+    for opened, following, words in zip(tokens, tokens[1:], [*tokens[2:], None], strict=False):
+        if opened.type == "tr_open" and following.type == "td_open" and words is not None:
+            name = anchor(words.content)
+        elif opened.type == "heading_open":
+            name = anchor(following.content)
+        else:
+            continue
+        if name not in named:
+            opened.attrSet("id", name)
+        named.add(name)

@@ -176,8 +176,8 @@ def _note_backend(shard: RunShard) -> None:
 
 def seal(run_id: int) -> None:
     """Index a fully loaded run; outside a transaction, on tables nobody reads yet."""
-    _end_builders(run_id)
     latent, page = tables(run_id)
+    _side_by_side([_END_BUILDERS.format(latent, page)])
     _side_by_side([f"create unique index if not exists {t}_pk on {t} (run_id, index)" for t in (page, latent)])
     live = (f"{latent}_{c} on {latent} ({c}, index) where status > 0" for c in SORTABLE)
     of_latents = [*live, f"{latent}_dead on {latent} (index) where status = 0"]
@@ -185,18 +185,13 @@ def seal(run_id: int) -> None:
     _side_by_side([f"vacuum (freeze, analyze) {t}" for t in (page, latent)])
 
 
-def _end_builders(run_id: int) -> None:
-    """End what PostgreSQL still does for a publisher that is gone: of two that build the same index one fails."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            select pg_terminate_backend(l.pid, 60000) from pg_locks l join pg_stat_activity a on a.pid = l.pid
-            where l.database = (select oid from pg_database where datname = current_database())
-              and l.relation = any(%s::regclass[]) and l.mode in ('ShareLock', 'ShareUpdateExclusiveLock')
-              and l.pid <> pg_backend_pid() and a.usename = current_user and a.backend_type = 'client backend'
-            """,
-            [list(tables(run_id))],
-        )
+# What PostgreSQL still does for a publisher that is gone: of two that build the same index one fails.
+_END_BUILDERS = """
+    select pg_terminate_backend(l.pid, 60000) from pg_locks l join pg_stat_activity a on a.pid = l.pid
+    where l.database = (select oid from pg_database where datname = current_database())
+      and l.relation = any(array['{}', '{}']::regclass[]) and l.mode in ('ShareLock', 'ShareUpdateExclusiveLock')
+      and l.pid <> pg_backend_pid() and a.usename = current_user and a.backend_type = 'client backend'
+"""
 
 
 def _side_by_side(statements: Sequence[str]) -> None:

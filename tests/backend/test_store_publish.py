@@ -245,3 +245,16 @@ def in_another(work: object) -> None:
     thread = threading.Thread(target=work)  # type: ignore[arg-type]
     thread.start()
     thread.join()
+
+
+def test_sealing_aside_keeps_no_connection_of_the_pool(run: Run) -> None:
+    synthetic.load(run)
+    before = in_use()
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(store.seal, run.pk).result()
+    assert in_use() == before
+
+
+def in_use() -> int:
+    stats = connection.pool.get_stats()
+    return int(stats["pool_size"] - stats["pool_available"])
