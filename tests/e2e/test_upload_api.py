@@ -107,20 +107,20 @@ def test_an_upload_that_is_cut_off_goes_on_after_the_server_was_killed_and_comes
 
 
 def test_of_two_writers_one_is_refused_and_a_silent_one_does_not_hold_a_file_for_ever(
-    impatient: WebServer,
+    impatient: WebServer, tmp_path: Path
 ) -> None:
-    web, data = impatient, bytes(range(256)) * 1000
+    web, data, senders = impatient, bytes(range(256)) * 4000, []
     place = web.create(web.json("POST", "/imports")["files_url"], "ae.pt", len(data))
-    senders = [web.begin_piece(place, 0, len(data), data[:100_000])]
 
-    def refused() -> bool:
-        status, _ = web.patch(place, 0, b"")  # with bytes, ours might be first
-        if status == 409:  # the silent one's time was over before we asked
-            at = web.offset(place)
-            senders.append(web.begin_piece(place, at, len(data) - at, data[at : at + 1000]))
-        return status == 423
+    def fall_silent(at: int) -> None:
+        """After some bytes: before they are there, ours could be first, and be who holds the file."""
+        senders.append(web.begin_piece(place, at, len(data) - at, data[at : at + 70_000]))
+        until(lambda: staged(tmp_path / "store") > at, web.report)
 
-    until(refused, web.report)
+    fall_silent(0)
+    while (status := web.patch(place, 0, b"")[0]) == 409:  # its time was over before we asked
+        fall_silent(web.offset(place))
+    assert status == 423
     until(lambda: web.patch(place, at := web.offset(place), data[at:])[0] == 204, web.report)
     assert web.offset(place) == len(data)
     for silent in senders:
