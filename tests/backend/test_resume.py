@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 from django.utils import timezone
 
 from sae_backend import claims, jobs, queue, runs, spool, storage, store
@@ -205,7 +205,7 @@ def test_a_publication_under_way_outlives_a_cancelled_run_that_is_resumed_at_onc
 ) -> None:
     """Its publisher finds a run that is not sealed, or sealed anew: it never fails it, and somebody publishes it."""
     compute(run, 6, 8)
-    publisher = threading.Thread(target=publish_apart, args=[run.pk])
+    publisher = threading.Thread(target=synthetic.apart, args=[lambda: jobs.publish(run.pk)])
     with synthetic.unindexed(run):
         publisher.start()
         until(lambda: synthetic.indexing(run))
@@ -222,15 +222,10 @@ def test_a_publication_under_way_outlives_a_cancelled_run_that_is_resumed_at_onc
 
 def test_a_publisher_that_finds_its_run_taken_up_again_leaves_it(run: Run) -> None:
     compute(run, 6, 8)
-    publisher = threading.Thread(target=publish_apart, args=[run.pk])
+    publisher = threading.Thread(target=synthetic.apart, args=[lambda: jobs.publish(run.pk)])
     with synthetic.unindexed(run):
         publisher.start()
         until(lambda: synthetic.indexing(run))
         assert runs.cancel(run.pk) and runs.reopen(run.pk, RESUMABLE)
     publisher.join()
     assert (demo.stage(run), run.error) == (Run.State.LOADING, "")
-
-
-def publish_apart(run_id: int) -> None:
-    jobs.publish(run_id)
-    connections.close_all()
