@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import secrets
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.middleware.gzip import GZipMiddleware, re_accepts_gzip
+from django.utils.cache import patch_vary_headers
 
 from browser import accounts, pages, throttle
 
@@ -20,10 +24,39 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+EFFORT = 4  # of zlib's 9; Django's 6 takes half as long again for a sixteenth less of a page
+FNAME = b"\x08"  # a gzip header's flag: a file name follows
 FOR_PEOPLE = ("/account", "/admin/", "/login", "/logout", "/register")  # where a program has nothing to do
 UNKNOWN = "This token is not known here, or was revoked, or its account is closed: make one at /account"
 NO_PLACE = "Tokens are for everything but accounts: log in with a password to use this page"
 Answer = Callable[[HttpRequest], HttpResponseBase]
+
+
+class Gzip(GZipMiddleware):
+    """Django's, with less effort on what is not streamed."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if not isinstance(response, HttpResponse) or len(response.content) < 200 or not _asks(request, response):
+            return super().process_response(request, response)
+        packed = self._packed(response.content)
+        if len(packed) < len(response.content):
+            response.content = packed
+            response.headers["Content-Length"] = str(len(packed))
+            response.headers["Content-Encoding"] = "gzip"
+            if (etag := response.headers.get("ETag", "")).startswith('"'):
+                response.headers["ETag"] = f"W/{etag}"
+        patch_vary_headers(response, ("Accept-Encoding",))
+        return response
+
+    def _packed(self, content: bytes) -> bytes:
+        """With a file name of random length in the header, as Django has it: lengths tell nothing of what is secret."""
+        packed, name = gzip.compress(content, EFFORT, mtime=0), b"a" * secrets.randbelow(self.max_random_bytes)
+        return packed[:3] + FNAME + packed[4:10] + name + b"\0" + packed[10:]
+
+
+def _asks(request: HttpRequest, response: HttpResponse) -> bool:
+    accepted = request.META.get("HTTP_ACCEPT_ENCODING", "")
+    return not response.has_header("Content-Encoding") and re_accepts_gzip.search(accepted) is not None
 
 
 class ContentSecurityPolicy:

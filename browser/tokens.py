@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from html import escape
 from itertools import accumulate
@@ -44,8 +44,17 @@ class Glyph:
     html: str
     text: str
     whole: bool
-    plain: str = ""  # the whole span where it does not fire
-    spaced: str = ""  # the same where leading spaces are marked
+
+
+class _Silent(dict[int, str]):
+    """Markup by id, made when first asked for, so that a row of known tokens is looked up without a call of Python."""
+
+    def __init__(self, vocabulary: Vocabulary, spaces: bool) -> None:
+        self.vocabulary, self.line = vocabulary, Line((0.0,), 0, 1.0, spaces)
+
+    def __missing__(self, id: int) -> str:
+        glyph = self.vocabulary.glyph(id)
+        return self.setdefault(id, self.line.span(0, glyph.classes, glyph.html))
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Vocabulary:
     tokens: list[bytes]
     special: list[bool]
     _glyphs: dict[int, Glyph] = field(default_factory=dict, repr=False, compare=False)
+    _silent: dict[bool, _Silent] = field(default_factory=dict, repr=False, compare=False)
     _chips: dict[tuple[int, int], SafeString] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -66,6 +76,11 @@ class Vocabulary:
     def beyond_latin(self) -> frozenset[int]:
         """Tokens with a byte of a character from U+0590 on, where scripts from right to left begin."""
         return frozenset(i for i, token in enumerate(self.tokens) if token and max(token) >= 0xD6)
+
+    @cached_property
+    def parts(self) -> frozenset[int]:
+        """Tokens that hold parts of characters."""
+        return frozenset(i for i, token in enumerate(self.tokens) if not _is_whole(token))
 
     @cached_property
     def joined(self) -> bytes:
@@ -90,8 +105,14 @@ class Vocabulary:
 
     def glyph(self, id: int) -> Glyph:
         if (known := self._glyphs.get(id)) is None:
-            known = self._glyphs[id] = _with_spans(_glyph(id, self.token(id), self.is_special(id)))
+            known = self._glyphs[id] = _glyph(id, self.token(id), self.is_special(id))
         return known
+
+    def silent(self, spaces: bool) -> Mapping[int, str]:
+        """Markup of whole tokens that do not fire, by id: most of a row, and alike wherever they stand."""
+        if spaces not in self._silent:
+            self._silent[spaces] = _Silent(self, spaces)
+        return self._silent[spaces]
 
     def text(self, id: int) -> str:
         """One token alone as plain text, hexadecimal where it is part of a character."""
@@ -198,25 +219,15 @@ class Line:
         return f"<span{attributes}{kept}>{html}</span>"
 
 
-_SILENT = (0.0,)
-
-
-def _with_spans(glyph: Glyph) -> Glyph:
-    """Most tokens of a row do not fire and are drawn alike wherever they stand."""
-    plain = Line(_SILENT, 0, 1.0).span(0, glyph.classes, glyph.html)
-    spaced = Line(_SILENT, 0, 1.0, spaces=True).span(0, glyph.classes, glyph.html)
-    return replace(glyph, plain=plain, spaced=spaced)
-
-
 def spans(vocabulary: Vocabulary, ids: Sequence[int], line: Line) -> list[str] | None:
     """Markup of each token; None where some are only parts of characters, and `units` groups them."""
-    glyphs = [vocabulary.glyph(i) for i in ids]
-    if not all(glyph.whole for glyph in glyphs):
+    if not vocabulary.parts.isdisjoint(ids):
         return None
-    out = [glyph.spaced for glyph in glyphs] if line.spaces else [glyph.plain for glyph in glyphs]
+    out = list(map(vocabulary.silent(line.spaces).__getitem__, ids))
     for at, act in enumerate(line.acts):
         if act > 0:
-            out[at] = line.span(at, glyphs[at].classes, glyphs[at].html)
+            glyph = vocabulary.glyph(ids[at])
+            out[at] = line.span(at, glyph.classes, glyph.html)
     return out
 
 
@@ -297,6 +308,14 @@ def _divided_characters(tokens: list[bytes]) -> str:
 
 def _hex(data: bytes) -> str:
     return data.hex(" ").upper()
+
+
+def _is_whole(token: bytes) -> bool:
+    try:
+        token.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _glyph(id: int, token: bytes, special: bool) -> Glyph:

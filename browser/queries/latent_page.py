@@ -1,8 +1,9 @@
-"""What the page of one latent shows: seven queries, none of them a list."""
+"""What the page of one latent shows: a few queries, none of them a list."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from html import unescape
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -55,15 +56,18 @@ class View:
 
     def query(self, **changes: Any) -> str:
         """The query string, "" or beginning with "?", of this view with changes."""
-        v = replace(self, **changes)
-        given = (
-            ("int", v.interval if v.interval != "top" else ""),
-            ("view", v.layout if v.layout != "kwic" else ""),
-            ("ws", "1" if v.whitespace else ""),
-            ("ctx", v.context),
-        )
-        query = urlencode([(name, value) for name, value in given if value])
-        return f"?{query}" if query else ""
+        given = {**vars(self), **changes}
+        context = given.pop("context")
+        closed = _closed(**given)
+        return f"{closed}{'&' if closed else '?'}{urlencode([('ctx', context)])}" if context else closed
+
+
+@cache  # of few: intervals times layouts times two
+def _closed(interval: str, layout: str, whitespace: bool) -> str:
+    """The query string of a view in which no row is open."""
+    given = ("int", interval, "top"), ("view", layout, "kwic"), ("ws", "1" if whitespace else "", "")
+    query = urlencode([(name, value) for name, value, usual in given if value != usual])
+    return f"?{query}" if query else ""
 
 
 @dataclass(frozen=True)

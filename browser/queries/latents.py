@@ -137,12 +137,28 @@ def windows(run: Run, d_vocab: int, indices: Iterable[int]) -> dict[int, Window]
         return {i: Window(i, doc, pos, np.frombuffer(ids, dtype)) for i, doc, pos, ids in cursor.fetchall()}
 
 
+MOST_NAMES = 65_536  # of documents, in the process
+_names: dict[tuple[int, int], str] = {}  # by data set, whose rows never change once a run has read them, and index
+
+
 def documents(run: Run, indices: Iterable[int]) -> dict[int, str]:
-    """Names of documents."""
+    """Names of documents; those that were asked for before are kept."""
+    wanted = set(indices)
+    found = {i: name for i in wanted if (name := _names.get((run.dataset_id, i))) is not None}
+    if missing := sorted(wanted - found.keys()):
+        read = _read_documents(run, missing)
+        found |= read
+        if len(_names) + len(read) > MOST_NAMES:
+            _names.clear()
+        _names.update({(run.dataset_id, i): name for i, name in read.items()})
+    return found
+
+
+def _read_documents(run: Run, indices: list[int]) -> dict[int, str]:
     with connection.cursor() as cursor:
         cursor.execute(
             "select index, name from document where dataset_id = %s and index = any(%s)",
-            [run.dataset_id, sorted(set(indices))],
+            [run.dataset_id, indices],
         )
         return dict(cursor.fetchall())
 

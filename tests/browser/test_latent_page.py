@@ -11,6 +11,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from browser import definitions
+from browser.queries import latents
 from browser.queries.latent_page import View
 from sae_backend import packing
 from sae_backend.models import Run
@@ -260,13 +261,26 @@ def test_every_figure_links_to_its_definition(client: Client, published: Publish
     assert "d<sub>i</sub>" in page and "W_dec[i]" in page
 
 
-def test_a_page_costs_five_queries_once_the_vocabulary_is_known(client: Client, published: Published) -> None:
-    get(client, published.url(ALIVE))
+def test_a_page_costs_four_queries_once_vocabulary_and_names_are_known(client: Client, published: Published) -> None:
+    get(client, published.url(5, ".json"))
     for rest in ("", ".json"):
         with CaptureQueriesContext(connection) as captured:
             get(client, published.url(5, rest))
-        assert len(captured) == 5, [q["sql"] for q in captured]
-    assert all("vocabulary" not in q["sql"] for q in captured)
+        assert len(captured) == 4, [q["sql"] for q in captured]
+    assert all("vocabulary" not in q["sql"] and "document where" not in q["sql"] for q in captured)
+
+
+def test_names_of_documents_are_kept_by_data_set_and_so_many_alone(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latents, "MOST_NAMES", 3)
+    named = latents.documents(published.run, range(2))
+    other = latents.documents(publish(ctx_len=1024).run, range(2))
+    assert len(named) == len(other) == 2 and len(latents._names) <= 3
+    with CaptureQueriesContext(connection) as captured:
+        assert latents.documents(published.run, range(2)) == named
+        assert latents.documents(published.run, [1, 999]) == {1: named[1]}
+    assert len(captured) == 2
 
 
 @pytest.mark.parametrize("ctx_len", [128, 1024])
@@ -274,7 +288,9 @@ def test_a_page_stays_below_100_kilobytes_at_any_context_length(client: Client, 
     published = publish(ctx_len=ctx_len)
     for query in ("", "?view=full", "?view=full&int=rnd", "?view=full&ctx=0-19"):
         html = get(client, published.url(ALIVE, query)).encode()
-        assert len(html) < 100_000 and len(gzip.compress(html)) < 25_000, query
+        sent = client.get(published.url(ALIVE, query), headers={"Accept-Encoding": "gzip"})
+        assert sent.headers["Content-Encoding"] == "gzip" and gzip.decompress(sent.content) == html
+        assert len(html) < 100_000 and len(sent.content) < 25_000, query
 
 
 def test_who_has_the_page_is_told_that_it_has_not_changed(client: Client, published: Published) -> None:
