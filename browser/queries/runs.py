@@ -161,7 +161,8 @@ def page(pk: int) -> RunPage:
     if run is None:
         if left := DeletedSae.objects.filter(runs__contains=[pk]).first():
             raise SaeDeleted(left)
-        raise NotFound(f"There is no job {pk}", "Jobs are numbered in the order in which they were asked for.")
+        every = Link("All jobs", reverse("run_list"), icon="list")
+        raise NotFound(f"There is no job {pk}", "Jobs are numbered in the order in which they were asked for.", [every])
     log = list(run.log.order_by("-pk")[:LOG_LINES])[::-1]
     among = unfinished() if run.state in UNFINISHED else None  # what stands before it says when it begins
     progress = next((p for p in among or [] if p.run.pk == pk), None) or progress_of([run])[0]

@@ -70,7 +70,7 @@ class UploadPage:
     row: SaeImport | None = None
     files: list[FileLine] = field(default_factory=list)
     form: UploadForm | None = None
-    estimate: float | None = None
+    stages: dict[str, float] = field(default_factory=dict)  # seconds that each takes, where they can be told
     mine: list[SaeImport] = field(default_factory=list)
     error: str = ""  # why what was asked for could not be done
     may_upload: bool = False
@@ -106,6 +106,16 @@ class UploadPage:
     @property
     def detected(self) -> dict[str, Any]:
         return (self.row.report.get("detected") or {}) if self.row else {}
+
+    @property
+    def estimate(self) -> float:
+        """Seconds of the whole run; 0 where they cannot be told."""
+        return sum(self.stages.values())
+
+    @property
+    def identity(self) -> str:
+        """What the address of its page will end in."""
+        return self.row.report.get("identity", "") if self.row else ""
 
     @property
     def here(self) -> dict[str, Any] | None:
@@ -219,7 +229,7 @@ def page(row: SaeImport | None, user: Any, may_upload: bool, may_change: bool, e
     datasets = Dataset.objects.filter(ready=True).select_related("lm").defer("lm__vocabulary").order_by("name", "pk")
     form = UploadForm(row, lms, datasets)
     files = [FileLine(file) for file in sorted(row.files.all(), key=lambda file: file.name)]
-    return replace(shown, files=files, form=form, estimate=estimate.seconds(row))
+    return replace(shown, files=files, form=form, stages=estimate.stages(row))
 
 
 def _mine(user: Any) -> list[SaeImport]:

@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from browser.definitions import address
 from browser.figures import ordinal
+from sae_backend.models import SaeImport
 
 register = template.Library()
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -112,6 +113,23 @@ def status(name: str, text: str = "") -> SafeString:
     css, glyph = STATUSES.get(name, ("wait", "todo"))
     drawn = icon(glyph, "spin" if glyph == "running" else "")
     return format_html('<span class="st {}">{}{}</span>', css, drawn, text or name.capitalize())
+
+
+@register.simple_tag
+def import_status(row: SaeImport) -> SafeString:
+    """What became of an import: one that waits could not be read, has something to correct, or leaves a choice."""
+    if row.state != SaeImport.State.WAITING:
+        return status(row.state)
+    if not row.error:
+        return status("waiting", "Checked, waits for a choice")
+    return status("stalled", "Needs a correction") if row.report.get("detected") else status("failed", "Not readable")
+
+
+@register.filter
+def layer(hook_name: str) -> str:
+    """L6 for a hook point of block 6, nothing for one outside the blocks."""
+    parts = hook_name.split(".")
+    return f"L{parts[1]}" if parts[0] == "blocks" and parts[1:] and parts[1].isdecimal() else ""
 
 
 @register.filter

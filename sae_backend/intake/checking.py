@@ -7,6 +7,7 @@ The report, as JSON in SaeImport.report:
     checks     [{name, state: ok | warn | fail, text, figure}], of the container, the weights and the hook point
     fits       [{id, name, hook_point, sure}], language models that have the hook point with this width
     trial      core.trial.Trial: L0, FVU and a verdict on a few thousand tokens, and the seconds that they took
+    identity   the digits of the weights' hash that the page's address will have
     here       the SAE that these weights are already: {public_id, name, lm, aside}; aside: it is another's, so that a
                run takes the place of none of its pages
     hub        where they came from: {id, commit, bytes}
@@ -80,7 +81,8 @@ def _look(held: Held, report: dict[str, Any]) -> None:
         sae = checkpoints.load(source, **row.options)
         held.pulse.report(0)
         report["checks"] += [asdict(each) for each in checks.static(sae)]
-        report["here"] = _here(row, sae.identity())
+        digest = sae.identity()
+        report["identity"], report["here"] = Sae(sha256=digest).public_id, _here(row, digest)
         _fit_and_try(held, sae, report)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -38,6 +39,7 @@ def test_a_checkpoint_is_described_fitted_tried_and_then_imported_by_one_word(da
     report = row.report
     assert report["detected"]["d_sae"] == 1024 and report["detected"]["hook_name"] == HOOK
     assert (row.lm, row.dataset) == (dataset.lm, dataset) and report["ready"] and report["here"] is None
+    assert re.fullmatch("[0-9a-f]{12}", report["identity"])
     assert [each["name"] for each in report["fits"]] == ["demo"] and set(states(row).values()) <= {"ok"}
     assert report["trial"]["state"] == "ok" and report["trial"]["l0"] == 16 and 0 < report["trial"]["fvu"] < 0.5
     assert report["trial"]["tokens"] <= checking.TRIAL_TOKENS and 0 <= report["trial"]["silent"] < 1

@@ -292,7 +292,12 @@ def test_an_account_is_used_by_keyboard_on_a_narrow_screen(page: Page, live_serv
     page.get_by_role("heading", name="ada").wait_for()
     page.get_by_label("Name", exact=True).fill("cluster")
     page.keyboard.press("Enter")
-    assert re.fullmatch(r"lat_[\w-]{43}", page.locator(".key").inner_text())
+    key = page.locator(".key").inner_text()
+    assert re.fullmatch(r"lat_[\w-]{43}", key)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy", exact=True).click()
+    page.get_by_text("Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == key
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator(".menu summary").click()
     assert page.locator(".menu nav").get_by_role("link", name="ada").is_visible()

@@ -64,7 +64,8 @@ def test_an_unknown_address_repeats_it_escaped(client: Client) -> None:
     page = missing(client, "/nope/%3Cscript%3Ealert(1)%3C/script%3E")
     assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page
     assert client.get("/nope.json").json()["error"] == "not found"
-    assert "There is no job 9" in missing(client, "/jobs/9")
+    page = missing(client, "/jobs/9")
+    assert "There is no job 9" in page and '<a href="/jobs">All jobs</a>' in page
     missing(client, "/s/no-such-name")
     missing(client, "/s/abc")
 
@@ -78,3 +79,4 @@ def test_a_fault_of_the_server_is_said_without_detail(client: Client, monkeypatc
     for url in ("/", "/saes.json"):
         response = client.get(url)
         assert response.status_code == 500 and b"secret" not in response.content and b"server" in response.content
+    assert "All SAEs" in client.get("/").content.decode()

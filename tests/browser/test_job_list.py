@@ -78,7 +78,7 @@ def test_imports_lead_to_their_pages_and_say_who_asked(client: Client, jobs: dic
     page = client.get("/jobs").content.decode()
     for row in SaeImport.objects.filter(state__in=["checking", "waiting", "failed"]):
         assert f'href="/imports/{row.key}"' in page
-    assert "Waits for a choice" in page and ">ada</td>" in page
+    assert "waits for a choice" in page and ">ada</td>" in page
 
 
 def test_where_things_lie_on_the_server_is_for_staff_alone(client: Client) -> None:

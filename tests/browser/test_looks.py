@@ -120,6 +120,10 @@ def test_an_import_with_its_step_of_training(looking: Looking, live_server: obje
     row = SaeImport.objects.create(name="", lm=sae_rows.language_model(), state=SaeImport.State.RECEIVING)
     UploadFile.objects.create(of=row, name="topk_ckpts/step_500.pt", size=20, received=20, complete=True)
     looking.open(f"{live_server}/imports/{row.key}", "import-step")
+    SaeImport.objects.filter(pk=row.pk).update(state=SaeImport.State.WAITING, error="ae.pt would run code")
+    looking.open(f"{live_server}/imports/{row.key}", "import-refused")
+    settings.OPEN_TO_ALL = False
+    looking.open(f"{live_server}/upload", "upload-stranger")
 
 
 def test_paper_has_the_figures_and_none_of_the_controls(page: Page, live_server: object) -> None:
@@ -129,3 +133,24 @@ def test_paper_has_the_figures_and_none_of_the_controls(page: Page, live_server:
     assert not page.is_visible(".top") and not page.is_visible(".bar-tools") and not page.is_visible(".thumb")
     assert page.evaluate("document.documentElement.scrollWidth") <= 794
     assert page.is_visible("#acth") and page.is_visible(".ctx") and page.is_visible(".nb")
+
+
+def test_paper_is_white_whatever_the_screen_was_and_nothing_on_it_is_narrow(page: Page, live_server: object) -> None:
+    page.add_init_script("localStorage.theme = 'dark'")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 within its margins
+    page.goto(f"{live_server}{latent_rows.publish().url(ALIVE)}")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    contexts, neighbours = (page.locator(at).first.bounding_box() for at in (".ctx", ".nb a"))
+    assert contexts and neighbours and contexts["width"] > 600 and neighbours["width"] > 80
+
+
+def test_a_search_on_a_telephone_gives_its_words_a_whole_line(page: Page, live_server: object) -> None:
+    latent_rows.publish()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{live_server}/search?q=moon")
+    words, button = page.locator("#q").bounding_box(), page.get_by_role("button", name="Search").bounding_box()
+    assert words and words["width"] > 350
+    chosen = page.locator("#in").bounding_box()
+    assert chosen and button and chosen["width"] > 240 and abs(chosen["y"] - button["y"]) < 8

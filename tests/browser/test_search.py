@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from browser.queries import latent_filter
 from browser.queries import search as results
+from sae_backend.models import Sae
 from sae_backend.packing import unpack_vocabulary
 from tests.browser import latent_rows, sae_rows
 from tests.browser.sae_rows import WORDS, Stats
@@ -162,6 +163,13 @@ def test_a_million_latents_are_searched_in_one_pass_each() -> None:
     assert hits and hits.counts == [int((has & (status == s)).sum()) for s in range(4)]
     chosen = np.flatnonzero(has & (status > 1))
     assert hits.indices == chosen[np.argsort(-tops[chosen])][:30].tolist()
+
+
+def test_a_latents_layer_is_said(client: Client, two: tuple[Stats, Stats]) -> None:
+    Sae.objects.update(hook_name="blocks.11.hook_mlp_out")
+    assert "gpt2-small L11, " in client.get("/search?q=moon").content.decode()
+    Sae.objects.update(hook_name="ln_final.hook_normalized")
+    assert "gpt2-small, " in client.get("/search?q=moon").content.decode()
 
 
 @pytest.mark.browser

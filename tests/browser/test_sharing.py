@@ -70,6 +70,7 @@ def test_a_name_breaks_neither_bibtex_nor_pages(client: Client, published: Publi
 def test_an_embed_has_no_script_and_may_stand_in_any_frame(client: Client, published: Published) -> None:
     response = client.get(pinned(published, ALIVE, "/embed?int=b3"))
     page, policy = response.content.decode(), response["Content-Security-Policy"]
+    assert re.search(r'class="axis".*<span>0</span><span>activation</span><span>\d+\.\d</span>', page)
     assert "<script" not in page.lower() and page.count('<li class="ctx"') == 5 and 'data-band="b3"' in page
     assert "default-src 'none'" in policy and "script-src" not in policy and "frame-ancestors *" in policy
     assert "X-Frame-Options" not in response and "Cookie" not in response.get("Vary", "")

@@ -55,7 +55,7 @@ def text(client: Client, row: SaeImport | None = None, query: str = "") -> str:
 
 def test_whoever_may_not_upload_is_told_and_sees_no_field_for_files(client: Client, member: Client, ada: User) -> None:
     page = text(Client())
-    assert "Uploading is for people with an account" in page and "type=\"file\"" not in page
+    assert "Uploading is for people with an account" in page and "type=\"file\"" not in page and ">Files<" not in page
     assert 'type="file"' in text(member)
 
 
@@ -173,6 +173,20 @@ def test_how_long_it_takes_is_told_by_an_earlier_run(member: Client, ada: User) 
     assert "Compute, about 1 min" in text(member, row)
     seconds = member.get(f"/imports/{row.key}.json").json()["seconds"]
     assert seconds == pytest.approx(64 * 0.5 + 300 * 0.1 + 6, rel=0.01)
+    page = text(member, row)
+    takes = re.findall(r"<dt>(\w+) .*?<dd>(.*?)</dd>", page)
+    assert takes == [("Contexts", "35 s"), ("Latents", "30 s"), ("Publish", "10 s")]
+
+
+def test_what_waits_says_whether_for_a_choice_or_for_something_better(member: Client, ada: User) -> None:
+    row, refused, wrong = (an_import(ada, error=error) for error in ("", "it would run code", "there is no such hook"))
+    for each in (row, wrong):
+        each.report = report(each, identity="0123456789ab")
+        each.save()
+    for each, said in ((row, "waits for a choice"), (refused, "Not readable"), (wrong, "Needs a correction")):
+        assert said in text(member, each) and said in member.get("/jobs").content.decode()
+    assert "waits for a choice" not in text(member, refused) + text(member, wrong)
+    assert "It will live at" in text(member, row) and "/s/0123456789ab" in text(member, row)
 
 
 @pytest.mark.parametrize("state", ["checking", "queued", "running"])

@@ -20,9 +20,10 @@ def static(sae: SparseAutoencoder) -> list[Check]:
 
 def _container(sae: SparseAutoencoder) -> Check:
     note = sae.cfg.metadata.get("note")
-    size = sum(tensor.nbytes for tensor in sae.tensors().values()) / 1e6
+    size = sum(tensor.nbytes for tensor in sae.tensors().values())
+    said = f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
     text = f"Read as {FORMATS.get(sae.cfg.format, sae.cfg.format)}. {note or ''}".strip()
-    return Check("container", "warn" if note else "ok", text, f"{len(sae.tensors())} tensors, {size:,.1f} MB")
+    return Check("container", "warn" if note else "ok", text, f"{len(sae.tensors())} tensors, {said}")
 
 
 def _shapes(sae: SparseAutoencoder) -> Check:
