@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from html import unescape
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import numpy as np
 from django.http import QueryDict
-from django.urls import reverse
-from django.utils.html import strip_tags
 from django.utils.safestring import SafeString
 
 from browser import charts, figures, pages
@@ -32,6 +31,7 @@ LAYOUTS = {"kwic": "Concordance", "snip": "Snippet", "full": "Full"}
 WEAKEST = -1  # not an interval of its own: the weakest of all kept examples
 INTERVALS = {"top": TOP, **{f"b{i}": i for i in range(1, N_INTERVALS + 1)}, "rnd": RANDOM, "low": WEAKEST}
 SHOWN_EFFECTS = 10
+_TAG = re.compile("<[^>]*>")  # of tokens' markup, where what was in the text is escaped
 SHOWN_WEAKEST = 10
 
 
@@ -177,22 +177,22 @@ class LatentPage:
 
     @property
     def path(self) -> str:
-        return reverse("latent_detail", args=[self.address, self.index])
+        return f"{self.resolved.url}/{self.index}"
 
-    @property
+    @cached_property
     def says(self) -> str:
         """The latent in one sentence, for whoever sees only a link to it."""
         if self.dead:
             return f"It never fired on {self.tokens:,} tokens."
-        words = strip_tags(str(self.strongest).replace("><", "> · <"))
+        words = _TAG.sub("", self.strongest.replace("><", "> · <"))
         return f"Strongest on {unescape(words)}; fires on 1 in {self.one_in:,} tokens."
 
     @property
     def picture(self) -> str:
         """The address of its card; another version of the site, or name, another."""
-        return f"{reverse('latent_card', args=[self.pinned, self.index])}?v={pages.version_of(self.resolved.sae)}"
+        return f"{self.resolved.pinned_url}/{self.index}/card.png?v={pages.version_of(self.resolved.sae)}"
 
-    @property
+    @cached_property
     def query(self) -> str:
         """What links to other latents keep of the view."""
         return self.view.query(context="")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
 from django.db import connection
 from django.db.models import QuerySet
+from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from browser.errors import NotFound, NotReady, RunDropped, RunNotFound, SaeAmbiguous, SaeDeleted, SaeNotFound
@@ -31,6 +33,16 @@ class ResolvedSae:
     def address(self) -> str:
         """What stands after /s/ in the links of its pages."""
         return self.pin if self.pinned else self.sae.public_id
+
+    @cached_property
+    def url(self) -> str:
+        """Where its page is; those of its latents are below that: /s/<sae>/<index>."""
+        return reverse("sae_detail", args=[self.address])
+
+    @cached_property
+    def pinned_url(self) -> str:
+        """The same by the address that names the run."""
+        return reverse("sae_detail", args=[self.pin])
 
     @property
     def pin(self) -> str:

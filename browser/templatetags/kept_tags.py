@@ -1,4 +1,4 @@
-"""Parts of pages that an SAE and its run alone decide: drawn once, while the rows behind them are the same."""
+"""Parts of pages that are drawn once: by an SAE and its run, while the rows behind them are the same, or for good."""
 
 from __future__ import annotations
 
@@ -22,6 +22,28 @@ class Kept(template.Node):
         if self.name not in drawn:
             drawn[self.name] = self.nodelist.render(context)
         return drawn[self.name]
+
+
+class Once(template.Node):
+    """What is between the tags, as it was drawn first; the node lives as long as the process and its templates."""
+
+    drawn: SafeString | None = None
+
+    def __init__(self, nodelist: NodeList) -> None:
+        self.nodelist = nodelist
+
+    def render(self, context: Context) -> SafeString:
+        if self.drawn is None or settings.DEBUG:
+            self.drawn = self.nodelist.render(context)
+        return self.drawn
+
+
+@register.tag
+def once(parser: Parser, token: Token) -> Once:
+    """{% once %} … {% endonce %}: the site alone decides it, as it does addresses of static files."""
+    nodelist = parser.parse(("endonce",))
+    parser.delete_first_token()
+    return Once(nodelist)
 
 
 @register.tag

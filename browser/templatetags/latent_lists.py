@@ -14,12 +14,13 @@ from django import template
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from browser.charts import Band
+from browser.axes import Tick
+from browser.charts import Band, Bars
 from browser.contexts import Drawn, Row
 from browser.figures import Figure
 from browser.queries.columns import BY_NAME, COLUMNS, INDEX, Column
 from browser.queries.latent_near import Misses, Neighbour
-from browser.queries.latent_page import Contexts, Effect, Tab
+from browser.queries.latent_page import Choice, Contexts, Effect, Tab
 from browser.queries.logit_meaning import SetEffect
 from browser.templatetags.latent_tags import (
     bars,
@@ -102,6 +103,58 @@ def _percentile(f: Figure, space: str = "") -> str:
     return "" if f.percentile is None else f'{space}<i class="pp" title="{f.rank}">p{f.percentile}</i>'
 
 
+_TABS = (
+    ("top", "Top", ""),
+    ("rnd", "Random", ""),
+    ("low", "Near threshold", ' title="The weakest firings that are kept (n)"'),
+)
+
+
+@register.simple_tag
+def tab_links(tabs: Mapping[str, Tab]) -> SafeString:
+    """What is no band: the strongest contexts, and other draws that have any."""
+    shown = (_tab(tabs[key], name, title) for key, name, title in _TABS if key == "top" or tabs[key].shown)
+    return SafeString("".join(shown))
+
+
+def _tab(tab: Tab, name: str, title: str) -> str:
+    return (
+        f'<a href="{escape(tab.query)}#contexts" data-int="{tab.key}"{_current(tab.current)}{title}>'
+        f'{name} <span class="n">{tab.shown}</span></a>'
+    )
+
+
+@register.simple_tag
+def layout_links(layouts: Iterable[Choice]) -> SafeString:
+    """The ways in which contexts can be laid out."""
+    links = (
+        f'<a href="{escape(x.query)}#contexts" data-layout="{x.key}"{_current(x.current)}>{x.name}</a>' for x in layouts
+    )
+    return SafeString("".join(links))
+
+
+def _current(yes: bool) -> str:
+    return ' aria-current="true"' if yes else ""
+
+
+@register.simple_tag
+def grid_lines(ticks: Iterable[Tick]) -> SafeString:
+    """Of an upright axis, within a chart's SVG."""
+    return SafeString("".join(f'<line class="gl" x1="0" x2="100" y1="{t.y}" y2="{t.y}"/>' for t in ticks))
+
+
+@register.simple_tag
+def tick_labels(ticks: Iterable[Tick]) -> SafeString:
+    """Of an upright axis, beside a chart's SVG."""
+    return SafeString("".join(f'<span class="yt" style="--y:{t.at}">{escape(t.text)}</span>' for t in ticks))
+
+
+@register.simple_tag
+def bar_paths(bars: Iterable[Bars]) -> SafeString:
+    """Of a histogram, a path a colour."""
+    return SafeString("".join(f'<path class="b {b.name}" d="{b.path}"/>' for b in bars))
+
+
 @register.simple_tag
 def band_links(bands: Iterable[tuple[Tab, Band]], decimals: int) -> SafeString:
     """The bands under the histogram, those with contexts as links to them."""
@@ -113,9 +166,9 @@ def _band(tab: Tab, band: Band, decimals: int) -> str:
     inner = f"<b>{low}–{high}</b> <span>{firings}</span>"
     if not tab.shown:
         return f'<span class="none" title="No firings between {low} and {high}">{inner}</span>'
-    current = ' aria-current="true"' if tab.current else ""
     title = f"Activation {low} to {high}: {firings} firing{'' if band.firings == 1 else 's'}"
-    return f'<a href="{escape(tab.query)}#contexts" data-int="{tab.key}"{current} title="{title}">{inner}</a>'
+    href = f'href="{escape(tab.query)}#contexts"'
+    return f'<a {href} data-int="{tab.key}"{_current(tab.current)} title="{title}">{inner}</a>'
 
 
 @register.simple_tag

@@ -9,12 +9,14 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
+from urllib.parse import quote
 
 from django import template
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.text import Truncator
 
 from browser.definitions import address
 from browser.figures import ordinal
@@ -99,6 +101,29 @@ def _nav(here: str) -> SafeString:
             for place, name, within in PLACES
         ),
     )
+
+
+@register.simple_tag(takes_context=True)
+def who(context: template.Context, css: str = "") -> str:
+    """Whose account it is, as a link to that, or one to log in and come back."""
+    request, user = context.get("request"), context.get("user")
+    here = getattr(getattr(request, "resolver_match", None), "url_name", None)
+    if user and user.is_authenticated:
+        return _account(user.get_username(), css, here == "account")
+    if here == "login":
+        return ""
+    back = f"?next={quote(request.get_full_path())}" if request and request.path != "/" else ""
+    return SafeString(f"<a{_class(css)} href=\"{reverse('login')}{back}\">Log in</a>")
+
+
+def _account(name: str, css: str, here: bool) -> SafeString:
+    inside = format_html('<span class="vh">Account </span>{}', Truncator(name).chars(20))
+    current = ' aria-current="page"' if here else ""
+    return SafeString(f"<a{_class(css)} href=\"{reverse('account')}\"{current}>{inside}</a>")
+
+
+def _class(css: str) -> str:
+    return f' class="{css}"' if css else ""
 
 
 @register.filter

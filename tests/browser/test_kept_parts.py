@@ -9,7 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from sae_backend.models import Run, Sae
-from tests.browser import sae_rows
+from tests.browser import latent_rows, sae_rows
 from tests.browser.sae_rows import Stats
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,6 +50,27 @@ def test_parts_are_drawn_again_when_what_they_show_changes(client: Client, publi
     assert drawn and "7.654" in after and "7.654" not in before
     Sae.objects.filter(pk=published.sae.pk).update(about={"licence": "of its own"})
     assert "of its own" in asked(client, at)[0]
+
+
+def test_a_latents_page_names_nobody_else_and_follows_its_sae_and_address(client: Client) -> None:
+    published = latent_rows.publish()
+    user = Client()
+    user.force_login(User.objects.create_user("somebody"))
+    theirs = user.get(published.url(latent_rows.ALIVE, "?int=b3&ws=1")).content.decode()
+    page = client.get(published.url(latent_rows.ALIVE)).content.decode()
+    assert "somebody" in theirs and "somebody" not in page and "ws=1" not in navigation(page)
+    assert "ws=1" in navigation(theirs)
+    other = client.get(published.url(latent_rows.RARE)).content.decode()
+    assert all(f'value="{i}"' in navigation(x) for i, x in ((latent_rows.ALIVE, page), (latent_rows.RARE, other)))
+    pinned = client.get(f"/s/{published.sae.public_id}@r{published.run.number}/{latent_rows.ALIVE}").content.decode()
+    assert f"@r{published.run.number}" in navigation(pinned) and "@r" not in navigation(page)
+    Sae.objects.filter(pk=published.sae.pk).update(name="called anew")
+    assert "called anew" in navigation(client.get(published.url(latent_rows.ALIVE)).content.decode())
+
+
+def navigation(page: str) -> str:
+    """Breadcrumbs and steps, of which most is kept."""
+    return page.partition('aria-label="Breadcrumb"')[2].partition("</form>")[0]
 
 
 def part(page: str, heading: str) -> str:
