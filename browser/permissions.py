@@ -52,8 +52,8 @@ def may_compare(user: Anyone) -> bool:
 
 
 def may_steer(user: Anyone, run: Run) -> bool:
-    """Whether this user may cancel and resume this run: every member, for a queue is everybody's."""
-    return is_member(user)
+    """Whether this user may cancel and resume this run: who asked for it, who brought in its SAE, and staff."""
+    return may_change(user, run) or may_change(user, run.sae)
 
 
 def may_change(user: Anyone, what: Owned) -> bool:

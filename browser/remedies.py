@@ -17,23 +17,26 @@ NO_LM = re.compile(r"no language model (here|is here)")
 NO_TEXT = re.compile(r"data ?set")
 
 
-def of_run(run: Run, brought: SaeImport | None) -> list[Link]:
-    """For a run that failed; `brought` is the import that asked for it."""
-    return list(_of_run(run, brought))
+def of_run(run: Run, brought: SaeImport | None, may_change: bool) -> list[Link]:
+    """For a run that failed; `brought` is the import that asked for it. The SAE's settings are not for everybody."""
+    return list(_of_run(run, brought, may_change))
 
 
-def _of_run(run: Run, brought: SaeImport | None) -> Iterator[Link]:
-    settings = reverse("sae_settings", args=[run.sae.public_id])
+def _of_run(run: Run, brought: SaeImport | None, may_change: bool) -> Iterator[Link]:
     if WRONGLY.search(run.error):
         yield Link("import it again, read otherwise", reverse("upload"))
-    elif SPACE.search(run.error):
-        yield Link("drop runs that are not needed", f"{settings}#runs")
-    if MEMORY.search(run.error):
-        yield Link("compute fewer tokens, or in bfloat16", f"{settings}#rerun")
-    else:
-        yield Link("compute it otherwise", f"{settings}#rerun")
+    if may_change:
+        yield from _in_settings(run)
     if brought is not None:
         yield Link("see how it was read", reverse("import_detail", args=[brought.key]) + "?look")
+
+
+def _in_settings(run: Run) -> Iterator[Link]:
+    settings = reverse("sae_settings", args=[run.sae.public_id])
+    if SPACE.search(run.error) and not WRONGLY.search(run.error):
+        yield Link("drop runs that are not needed", f"{settings}#runs")
+    otherwise = "compute fewer tokens, or in bfloat16" if MEMORY.search(run.error) else "compute it otherwise"
+    yield Link(otherwise, f"{settings}#rerun")
 
 
 def of_import(row: SaeImport) -> list[Link]:

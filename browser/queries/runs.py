@@ -41,12 +41,13 @@ class RunPage:
     brought: SaeImport | None = None  # where it failed: the import that asked for it, with the choices that were made
     among: list[Progress] | None = None  # unfinished runs, where they had to be looked at
     may_steer: bool = False  # whoever looks at it may cancel and resume it
+    may_change: bool = False  # and compute its SAE otherwise, and drop its runs
     template: ClassVar[str] = "browser/run_detail.html"
 
     @property
     def remedies(self) -> list[Link]:
         run = self.progress.run
-        return remedies.of_run(run, self.brought) if run.state == Run.State.FAILED else []
+        return remedies.of_run(run, self.brought, self.may_change) if run.state == Run.State.FAILED else []
 
     @cached_property
     def others(self) -> Others:
@@ -90,8 +91,8 @@ class RunSteering:
     action: str  # cancel or resume
     template: ClassVar[str] = "browser/run_steer.html"
     refusal: ClassVar[str] = (
-        "Cancelling and resuming jobs here is for people who are logged in. "
-        "Log in first, or ask whoever runs this site to set OPEN_TO_ALL=1."
+        "Cancelling and resuming a job is for who asked for it, who brought in its SAE, and staff. "
+        "Log in as one of them, or ask whoever runs this site."
     )
 
     @property

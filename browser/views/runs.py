@@ -10,7 +10,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from browser import pages
-from browser.permissions import is_staff, may_steer
+from browser.permissions import is_staff, may_change, may_steer
 from browser.queries import runs
 from browser.queries.runs import RunPage, RunSteering
 from sae_backend import queue
@@ -59,7 +59,8 @@ def run_list_json(request: HttpRequest) -> HttpResponse:
 def job(request: HttpRequest, pk: int) -> RunPage:
     """A job's page as this user sees it."""
     page = runs.page(pk)
-    return replace(page, may_steer=may_steer(request.user, page.progress.run))
+    run, user = page.progress.run, request.user
+    return replace(page, may_steer=may_steer(user, run), may_change=may_change(user, run.sae))
 
 
 @require_safe

@@ -185,6 +185,7 @@ def test_a_token_needs_a_name(member: Client) -> None:
 def test_a_token_does_what_its_user_may_without_a_form_of_this_site(ada: User) -> None:
     run, client = run_rows.computing(), Client(enforce_csrf_checks=True)
     _, key = accounts.new_token(ada, "cluster")
+    Run.objects.filter(pk=run.pk).update(owner=ada)
     cancel = f"/jobs/{run.pk}/cancel.json"
     assert client.post(cancel).status_code == 403
     assert client.post(cancel, headers=bearer(key)).json()["done"] is True

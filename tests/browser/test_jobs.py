@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -192,17 +193,23 @@ REASONS = {
 }
 
 
+def settings_of(run: Run) -> str:
+    return f"/s/{run.sae.public_id}/settings"
+
+
 @pytest.mark.parametrize("reason", REASONS)
-def test_the_reason_of_a_failure_leads_to_where_it_can_be_mended(client: Client, reason: str) -> None:
+def test_the_reason_of_a_failure_leads_to_where_it_can_be_mended(client: Client, settings: Any, reason: str) -> None:
+    settings.OPEN_TO_ALL = True
     run = sae_rows.new_run(sae_rows.new_sae())
     row = SaeImport.objects.create(name="x", lm=run.sae.lm, sae=run.sae, run=run, state="done")
     states.fail(run.pk, reason)
     note = get(client, f"/jobs/{run.pk}").partition('id="why"')[2].partition("</div></div>")[0]
-    settings = f"/s/{run.sae.public_id}/settings"
-    wanted = [f"{settings}{place}" if place.startswith("#") else place for place in REASONS[reason]]
+    wanted = [f"{settings_of(run)}{place}" if place.startswith("#") else place for place in REASONS[reason]]
     assert re.findall(r'href="([^"]+)"', note) == [*wanted, f"/imports/{row.key}?look"]
     assert ("fewer tokens, or in bfloat16" in note) == ("memory" in reason)
     assert f'href="/jobs/{run.pk}#why"' in get(client, "/jobs")
+    settings.OPEN_TO_ALL = False  # the settings are for whoever brought it in
+    assert settings_of(run) not in get(client, f"/jobs/{run.pk}")
 
 
 @pytest.mark.usefixtures("still")

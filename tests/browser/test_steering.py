@@ -10,8 +10,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from browser import accounts
 from sae_backend.launch import Launcher
-from sae_backend.models import Run, RunShard
+from sae_backend.models import Run, RunShard, Sae
 from tests.backend import messages
 from tests.browser import run_rows, sae_rows
 from tests.browser.run_rows import CONTEXTS
@@ -21,17 +22,28 @@ ADDRESSES = ("cancel", "resume", "cancel.json", "resume.json")
 
 
 @pytest.fixture
-def run() -> Run:
-    """A run with half of its contexts done."""
+def ada() -> User:
+    return User.objects.create_user("ada")
+
+
+@pytest.fixture
+def run(ada: User) -> Run:
+    """A run with half of its contexts done, which ada has asked for, of an SAE that nobody here brought in."""
     messages.forget()
     run = run_rows.computing()
+    Run.objects.filter(pk=run.pk).update(owner=ada)
     run_rows.shard_done(run, CONTEXTS, 0, begun=20, done=10)
     return run
 
 
 @pytest.fixture
-def member(client: Client) -> Client:
-    client.force_login(User.objects.create_user("ada"))
+def member(client: Client, ada: User) -> Client:
+    """Who has asked for the run."""
+    return logged_in(client, ada)
+
+
+def logged_in(client: Client, user: User) -> Client:
+    client.force_login(user)
     return client
 
 
@@ -46,13 +58,42 @@ def test_a_get_changes_nothing(member: Client, run: Run) -> None:
     assert state(run) == "computing" and messages.take() is None
 
 
-def test_whoever_is_not_logged_in_is_told_so_and_changes_nothing(client: Client, run: Run) -> None:
+def refused(client: Client, run: Run, **request: Any) -> None:
+    """Sees no button in any state, and is told who may when asking all the same."""
+    before = state(run)
     for address in ADDRESSES:
-        response = client.post(f"/jobs/{run.pk}/{address}")
-        assert response.status_code == 403 and "who are logged in" in response.content.decode()
-    assert state(run) == "computing"
-    page = client.get(f"/jobs/{run.pk}").content.decode()
-    assert 'id="cancel"' not in page and client.get(f"/jobs/{run.pk}.json").json()["may_steer"] is False
+        response = client.post(f"/jobs/{run.pk}/{address}", **request)
+        assert response.status_code == 403 and "for who asked for it" in response.content.decode(), address
+    for shown in ("computing", "cancelled", "failed"):
+        Run.objects.filter(pk=run.pk).update(state=shown)
+        for page in (f"/jobs/{run.pk}", f"/jobs/{run.pk}/live", f"/s/{run.sae.public_id}"):
+            html = client.get(page, **request).content.decode()
+            assert 'id="cancel"' not in html and 'id="resume"' not in html and "/settings" not in html, (shown, page)
+        assert client.get(f"/jobs/{run.pk}.json", **request).json()["may_steer"] is False
+    Run.objects.filter(pk=run.pk).update(state=before)
+
+
+def test_nobody_else_may_on_pages_or_by_programs(run: Run) -> None:
+    eve = User.objects.create_user("eve")
+    refused(Client(), run)
+    refused(logged_in(Client(), eve), run)
+    refused(Client(), run, headers={"Authorization": f"Bearer {accounts.new_token(eve, 'cluster')[1]}"})
+    stranger = logged_in(Client(), eve).post(f"/jobs/{run.pk}/cancel").content.decode()
+    assert "not yours to cancel" in stranger and 'href="/login?next=' not in stranger.partition("<main")[2]
+    assert 'href="/login?next=' in Client().post(f"/jobs/{run.pk}/cancel").content.decode().partition("<main")[2]
+
+
+def test_who_brought_in_the_sae_and_staff_may_too(run: Run) -> None:
+    brought, staff = User.objects.create_user("emmy"), User.objects.create_user("grace", is_staff=True)
+    Sae.objects.filter(pk=run.sae_id).update(owner=brought)
+    for user in (brought, staff):
+        assert logged_in(Client(), user).post(f"/jobs/{run.pk}/cancel.json").json()["done"] is True
+        assert logged_in(Client(), user).post(f"/jobs/{run.pk}/resume.json").json()["done"] is True
+
+
+def test_what_nobody_here_has_asked_for_is_the_staffs(member: Client, run: Run) -> None:
+    Run.objects.filter(pk=run.pk).update(owner=None)
+    refused(member, run)
 
 
 def test_everybody_may_on_a_site_that_is_open_to_all(client: Client, run: Run, settings: Any) -> None:
@@ -100,17 +141,17 @@ def test_programs_learn_whether_anything_changed(member: Client, run: Run) -> No
     assert again["done"] is True and again["job"]["state"] == "computing"
 
 
-def test_a_finished_job_has_nothing_to_steer(member: Client) -> None:
+def test_a_finished_job_has_nothing_to_steer(member: Client, ada: User) -> None:
     run = sae_rows.publish().run
+    Run.objects.filter(pk=run.pk).update(owner=ada)
     for action in ("cancel", "resume"):
         assert f"Nothing to {action}" in member.get(f"/jobs/{run.pk}/{action}").content.decode()
         assert member.post(f"/jobs/{run.pk}/{action}.json").json()["done"] is False
     assert state(run) == "live" and run.shards.exclude(state=RunShard.State.DONE).count() == 0
 
 
-def test_a_form_of_another_site_is_refused(run: Run) -> None:
-    client = Client(enforce_csrf_checks=True)
-    client.force_login(User.objects.create_user("ada"))
+def test_a_form_of_another_site_is_refused(run: Run, ada: User) -> None:
+    client = logged_in(Client(enforce_csrf_checks=True), ada)
     for address in ADDRESSES:
         assert client.post(f"/jobs/{run.pk}/{address}").status_code == 403
     assert state(run) == "computing"
