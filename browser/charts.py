@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +31,7 @@ class Bars:
     path: str
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """One interval of activation."""
 
     number: int  # 1 … 10, weak to strong
@@ -121,14 +122,15 @@ def _power(n: int) -> str:
 
 def _path(heights: Floats, start: int, stop: int) -> str:
     """Bars start ≤ i < stop of a row of len(heights), as one path."""
-    width = 100 / len(heights)
-    bar = width * (1 - _GAP)
-    drawn = (
-        f"M{(i + _GAP / 2) * width:.2f} 100v-{heights[i]:.1f}h{bar:.2f}v{heights[i]:.1f}z"
-        for i in range(start, stop)
-        if heights[i] >= 0.05
-    )
-    return "".join(drawn)
+    bar = f"h{100 / len(heights) * (1 - _GAP):.2f}"
+    drawn = zip(_feet(len(heights))[start:stop], heights[start:stop].tolist(), strict=True)
+    return "".join([f"{foot}v-{height:.1f}{bar}v{height:.1f}z" for foot, height in drawn if height >= 0.05])
+
+
+@lru_cache
+def _feet(bars: int) -> list[str]:
+    """Where each of so many bars begins."""
+    return [f"M{(i + _GAP / 2) * (100 / bars):.2f} 100" for i in range(bars)]
 
 
 def logits(x: Logits, std: float | None) -> LogitChart | None:

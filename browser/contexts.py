@@ -1,9 +1,13 @@
-"""Rows of contexts: which tokens of a window are sent, how they are laid out, and where they come from."""
+"""Rows of contexts: which tokens of a window are sent, how they are laid out, and where they come from.
+
+A page has scores of these records: most are named tuples, which are made sooner than frozen dataclasses.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +33,7 @@ class Window:
     tokens: npt.NDArray[np.integer]
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A window in which a latent fires, and the token it is about."""
 
     interval: int
@@ -45,8 +48,7 @@ class Example:
         return f"{self.window.index}-{self.peak}"
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """The tokens of one example as markup, laid out about the strongest one."""
 
     before: SafeString
@@ -59,8 +61,7 @@ class Drawn:
     whole: bool  # all of it is sent
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What _contexts.html says of one example."""
 
     key: str

@@ -6,13 +6,12 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.utils.safestring import SafeString, mark_safe
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """One entry of the strip or of the table below it."""
 
     name: SafeString

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from html import unescape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlencode
 
 import numpy as np
@@ -70,8 +70,7 @@ def _closed(interval: str, layout: str, whitespace: bool) -> str:
     return f"?{query}" if query else ""
 
 
-@dataclass(frozen=True)
-class Tab:
+class Tab(NamedTuple):
     """A link to one interval's contexts."""
 
     key: str
@@ -103,8 +102,7 @@ class Contexts:
     firings: int  # in the interval
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     token: SafeString
     effect: str
     width: int  # per cent of the longest bar

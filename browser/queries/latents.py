@@ -125,13 +125,18 @@ def with_tokens(wanted: Filter, lm: LanguageModel) -> Filter:
     return replace(wanted, ids=named(vocabulary(lm), wanted.token)) if wanted.token else wanted
 
 
+def _array(indices: Iterable[int]) -> str:
+    """As PostgreSQL reads an array; psycopg would look at each number by itself."""
+    return f"{{{','.join(map(str, indices))}}}"
+
+
 def windows(run: Run, d_vocab: int, indices: Iterable[int]) -> dict[int, Window]:
     """Contexts of the run's data set, by index."""
     wanted = sorted({int(i) for i in indices})
     with connection.cursor() as cursor:
         cursor.execute(
-            "select index, document, position, tokens from context where dataset_id = %s and index = any(%s)",
-            [run.dataset_id, wanted],
+            "select index, document, position, tokens from context where dataset_id = %s and index = any(%s::int[])",
+            [run.dataset_id, _array(wanted)],
         )
         dtype = packing.token_dtype(d_vocab)
         return {i: Window(i, doc, pos, np.frombuffer(ids, dtype)) for i, doc, pos, ids in cursor.fetchall()}
@@ -167,8 +172,8 @@ def neighbour_rows(run: Run, indices: list[int]) -> dict[int, dict[str, Any]]:
     """Density and strongest tokens of several latents, by index."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "select index, density, strongest from latent where run_id = %s and index = any(%s)",
-            [run.pk, indices],
+            "select index, density, strongest from latent where run_id = %s and index = any(%s::int[])",
+            [run.pk, _array(indices)],
         )
         return {
             i: {"density": density, "strongest": strongest} for i, density, strongest in cursor.fetchall()

@@ -88,7 +88,7 @@ def _contexts(resolved: ResolvedSae, index: int) -> Contexts:
     view = View(layout="snip")
     found = latent_page.contexts(resolved, index, view)
     path = reverse("latent_detail", args=[resolved.address, index])
-    rows = [(replace(row, query=path + row.query), drawn) for row, drawn in found.rows[:SHOWN]]
+    rows = [(row._replace(query=path + row.query), drawn) for row, drawn in found.rows[:SHOWN]]
     return replace(found, rows=rows)
 
 
