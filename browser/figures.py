@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 
 
 class Figure(NamedTuple):
@@ -133,7 +133,7 @@ def figures(
 ) -> list[Figure]:
     """The figures that a latent's row has; undefined ones are kept."""
     return [
-        Figure(mark_safe(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column), d.says)
+        Figure(SafeString(d.name), d.column, d.means, row[d.column], _rank(quantiles, row, d.column), d.says)
         for d in definitions
         if d not in (_THRESHOLD, _SINCE_FIRED) or row[d.column] is not None  # most checkpoints have none
     ]

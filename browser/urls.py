@@ -32,7 +32,10 @@ register_converter(KeepingConverter, "keeping")
 handler404 = site.not_found
 handler500 = site.server_error
 
-urlpatterns = [
+urlpatterns = [  # tried in this order: what is asked for most comes first
+    path("s/<sae:ref>/<int:index>", latents.latent_detail, name="latent_detail"),
+    path("s/<sae:ref>/<int:index>.json", latents.latent_json, name="latent_json"),
+    path("s/<sae:ref>/<int:index>/contexts", latents.latent_contexts, name="latent_contexts"),
     path("", saes.home, name="home"),
     path("random", latents.random_anywhere, name="random"),
     path("saes.json", saes.sae_list_json, name="home_json"),
@@ -52,9 +55,6 @@ urlpatterns = [
     path("s/<sae:ref>/pairs/<int:first>-<int:second>", pairs.pair_detail, name="pair_detail"),
     path("s/<sae:ref>/pairs/<int:first>-<int:second>.json", pairs.pair_json, name="pair_json"),
     path("s/<sae:ref>/random", latents.latent_random, name="latent_random"),
-    path("s/<sae:ref>/<int:index>", latents.latent_detail, name="latent_detail"),
-    path("s/<sae:ref>/<int:index>.json", latents.latent_json, name="latent_json"),
-    path("s/<sae:ref>/<int:index>/contexts", latents.latent_contexts, name="latent_contexts"),
     path("s/<sae:ref>/card.png", sharing.sae_picture, name="sae_card"),
     path("s/<sae:ref>/cite", sharing.sae_cite, name="sae_cite"),
     path("s/<sae:ref>/cite.json", sharing.sae_cite, {"as_json": True}, name="sae_cite_json"),

@@ -35,7 +35,7 @@ class View(Protocol):
     def context(self) -> str: ...
     @property
     def whitespace(self) -> bool: ...
-    def query(self, **changes: Any) -> str: ...
+    def turned(self, context: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def misses(resolved: ResolvedSae, latent: Stored, view: View) -> Misses | None:
 
 def _row(e: Example, margin: float, names: Mapping[int, str], view: View) -> Row:
     is_open = e.key == view.context
-    query = view.query(context="" if is_open else e.key) or "?"
-    return Row(e.key, margin, 0, names.get(e.document, f"document {e.document}"), e.position, query, is_open)
+    source = names.get(e.document, f"document {e.document}")
+    return Row(e.key, margin, 0, source, e.position, view.turned(e.key), is_open)
 
 
 def _drawn(words: Vocabulary, e: Example, view: View) -> Drawn:

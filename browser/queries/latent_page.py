@@ -61,6 +61,11 @@ class View:
         closed = _closed(**given)
         return f"{closed}{'&' if closed else '?'}{urlencode([('ctx', context)])}" if context else closed
 
+    def turned(self, context: str) -> str:
+        """The query string with this row opened, or closed where it is open; two numbers need no quoting."""
+        closed = _closed(self.interval, self.layout, self.whitespace)
+        return closed or "?" if context == self.context else f"{closed}{'&' if closed else '?'}ctx={context}"
+
 
 @cache  # of few: intervals times layouts times two
 def _closed(interval: str, layout: str, whitespace: bool) -> str:
@@ -267,7 +272,7 @@ def _row(e: Example, top: float, names: dict[int, str], view: View) -> Row:
         share=round(100 * act / top) if top else 0,
         source=names.get(e.document, f"document {e.document}"),
         position=e.position,
-        query=view.query(context="" if is_open else e.key) or "?",
+        query=view.turned(e.key),
         open=is_open,
     )
 

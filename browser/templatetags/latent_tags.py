@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeGuard
 from urllib.parse import quote
@@ -104,6 +104,13 @@ def _nav(here: str) -> SafeString:
 
 
 @register.simple_tag(takes_context=True)
+def site(context: template.Context) -> str:
+    """Scheme and host by which this site was asked."""
+    root: str = context["request"].build_absolute_uri("/")
+    return root[:-1]
+
+
+@register.simple_tag(takes_context=True)
 def who(context: template.Context, css: str = "") -> str:
     """Whose account it is, as a link to that, or one to log in and come back."""
     request, user = context.get("request"), context.get("user")
@@ -113,13 +120,18 @@ def who(context: template.Context, css: str = "") -> str:
     if here == "login":
         return ""
     back = f"?next={quote(request.get_full_path())}" if request and request.path != "/" else ""
-    return SafeString(f"<a{_class(css)} href=\"{reverse('login')}{back}\">Log in</a>")
+    return SafeString(f"<a{_class(css)} href=\"{_place('login')}{back}\">Log in</a>")
 
 
 def _account(name: str, css: str, here: bool) -> SafeString:
     inside = format_html('<span class="vh">Account </span>{}', Truncator(name).chars(20))
     current = ' aria-current="page"' if here else ""
-    return SafeString(f"<a{_class(css)} href=\"{reverse('account')}\"{current}>{inside}</a>")
+    return SafeString(f"<a{_class(css)} href=\"{_place('account')}\"{current}>{inside}</a>")
+
+
+@cache
+def _place(name: str) -> str:
+    return reverse(name)
 
 
 def _class(css: str) -> str:
