@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from html import escape
@@ -47,15 +47,14 @@ class Glyph:
     whole: bool
 
 
-class _Silent(dict[int, str]):
-    """Markup by id, made when first asked for, so that a row of known tokens is looked up without a call of Python."""
+class _ById(dict[int, str]):
+    """Made when first asked for, so that a row of tokens that were is looked up without a call of Python."""
 
-    def __init__(self, vocabulary: Vocabulary, spaces: bool) -> None:
-        self.vocabulary, self.line = vocabulary, Line((0.0,), 0, 1.0, spaces)
+    def __init__(self, make: Callable[[int], str]) -> None:
+        self.make = make
 
     def __missing__(self, id: int) -> str:
-        glyph = self.vocabulary.glyph(id)
-        return self.setdefault(id, self.line.span(0, glyph.classes, glyph.html))
+        return self.setdefault(id, self.make(id))
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Vocabulary:
     tokens: list[bytes]
     special: list[bool]
     _glyphs: dict[int, Glyph] = field(default_factory=dict, repr=False, compare=False)
-    _silent: dict[bool, _Silent] = field(default_factory=dict, repr=False, compare=False)
     _chips: dict[tuple[int, int], SafeString] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -109,11 +107,16 @@ class Vocabulary:
             known = self._glyphs[id] = _glyph(id, self.token(id), self.is_special(id))
         return known
 
-    def silent(self, spaces: bool) -> Mapping[int, str]:
-        """Markup of whole tokens that do not fire, by id: most of a row, and alike wherever they stand."""
-        if spaces not in self._silent:
-            self._silent[spaces] = _Silent(self, spaces)
-        return self._silent[spaces]
+    @cached_property
+    def silent(self) -> tuple[Mapping[int, str], Mapping[int, str]]:
+        """Markup of whole tokens that do not fire, by id, alike wherever they stand; and with spaces marked."""
+        plain, spaced = Line((0.0,), 0, 1.0), Line((0.0,), 0, 1.0, spaces=True)
+        return _ById(lambda id: plain.drawn(self.glyph(id))), _ById(lambda id: spaced.drawn(self.glyph(id)))
+
+    @cached_property
+    def texts(self) -> Mapping[int, str]:
+        """Of whole tokens, by id."""
+        return _ById(lambda id: self.glyph(id).text)
 
     def text(self, id: int) -> str:
         """One token alone as plain text, hexadecimal where it is part of a character."""
@@ -150,9 +153,8 @@ def _lone_continuations(data: bytes) -> set[int]:
 
 def strings(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
     """One string a token, joining to the text: a character in several tokens is given by the first."""
-    glyphs = [vocabulary.glyph(i) for i in ids]
-    if all(glyph.whole for glyph in glyphs):
-        return [glyph.text for glyph in glyphs]
+    if vocabulary.parts.isdisjoint(ids):
+        return list(map(vocabulary.texts.__getitem__, ids))
     out = [""] * len(ids)
     for group in groups([vocabulary.token(i) for i in ids]):
         out[group.start] = group.text
@@ -218,16 +220,19 @@ class Line(NamedTuple):
         kept = "" if raw is None else f' data-r="{escape(raw)}"'
         return f"<span{attributes}{kept}>{html}</span>"
 
+    def drawn(self, glyph: Glyph, at: int = 0) -> str:
+        """A whole token at a place of the row."""
+        return self.span(at, glyph.classes, glyph.html)
+
 
 def spans(vocabulary: Vocabulary, ids: Sequence[int], line: Line) -> list[str] | None:
     """Markup of each token; None where some are only parts of characters, and `units` groups them."""
     if not vocabulary.parts.isdisjoint(ids):
         return None
-    out = list(map(vocabulary.silent(line.spaces).__getitem__, ids))
+    out = list(map(vocabulary.silent[line.spaces].__getitem__, ids))
     for at, act in enumerate(line.acts):
         if act > 0:
-            glyph = vocabulary.glyph(ids[at])
-            out[at] = line.span(at, glyph.classes, glyph.html)
+            out[at] = line.drawn(vocabulary.glyph(ids[at]), at)
     return out
 
 
@@ -238,7 +243,7 @@ def units(vocabulary: Vocabulary, ids: Sequence[int], line: Line) -> list[Unit]:
     at, n = 0, len(ids)
     while at < n:
         if glyphs[at].whole:
-            out.append(Unit(at, at + 1, line.span(at, glyphs[at].classes, glyphs[at].html)))
+            out.append(Unit(at, at + 1, line.drawn(glyphs[at], at)))
             at += 1
             continue
         stop = next((j for j in range(at, n) if glyphs[j].whole), n)
