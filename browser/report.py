@@ -84,7 +84,7 @@ LINES = (
     _Line("Computed in", "Number format and device of the workers", lambda s: f"{s['dtype']} on {s['device']}"),
     _Line(
         "Against float32",
-        "About 1,024 tokens computed again in float32, from the text on: its firings that fire here too, the median "
+        "A few contexts computed again in float32, from the text on: its firings that fire here too, the median "
         "relative difference of their activations, and both FVU",
         _dtype_difference,
     ),

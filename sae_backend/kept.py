@@ -24,7 +24,7 @@ from sae_backend.core.token_sets import TokenSets, token_sets
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.registry import source_of
 
-DIFFERENCE_TOKENS = 1024  # of a run, computed again in float32
+DIFFERENCE_TOKENS = 512  # of a run, computed again in float32
 
 
 def device() -> str:

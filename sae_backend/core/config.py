@@ -93,7 +93,7 @@ class RunConfig:
     duplicate_reach: int = 8
     #: Windows whose tokens within this many places of the peak are equal count as one top context.
     fidelity_every: int = 8
-    #: One context in so many is decoded for MSE and FVU.
+    #: One context in so many, or fewer, is decoded for MSE and FVU, and a quarter of those for basis kurtosis.
     ce_contexts: int = 32
     #: Contexts, evenly spaced, on which the three cross-entropies are measured.
     k_contexts: int = 16
