@@ -102,7 +102,7 @@ class Directions:
         """The m nearest and most opposing of a few rows among others, or among all of them."""
         n, dtype, columns = len(rows), self.rough.dtype, self.every if others is None else others
         found, values = np.empty((2, n, _CANDIDATES), np.int32), np.empty((2, n, _CANDIDATES), np.float32)
-        counts, full = np.zeros((2, n), np.int32), np.full((2, n), m + pairs.FRESH, np.int32)
+        counts, best = np.zeros((2, n), np.int32), np.zeros((2, n, m + 1), np.int32)
         least = np.full((2, n), -np.inf, np.float32)
         directed, slack, eps, shift = self.directed.numpy(), self.slack[rows], _ROUNDING[dtype], _SHIFT[dtype]
         own = self._rough(rows, slice(int(rows[0]), int(rows[-1]) + 1) if others is None else None)
@@ -111,7 +111,7 @@ class Directions:
             block = self._rough(some, slice(a, a + _COLUMNS) if others is None else None)
             cos = (own @ block.T).view(_BITS[dtype]).numpy()
             bits = cos, cos.view(f"u{cos.itemsize}")
-            pairs.block(*bits, some, rows, directed, m, slack, eps, shift, found, values, counts, full, least)
+            pairs.block(*bits, some, rows, directed, m, slack, eps, shift, found, values, counts, best, least)
         ids, cosines = np.empty((2, n, m), np.uint32), np.empty((2, n, m), np.float32)
         pairs.exact(self.unit.numpy(), rows, columns, directed, slack, eps, found, values, counts, ids, cosines)
         return ids[0], cosines[0], ids[1], cosines[1]

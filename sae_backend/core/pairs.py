@@ -13,7 +13,6 @@ import numpy as np
 from sae_backend.core.selection import lane_maxima
 
 LANE = 16  # columns that share one extreme
-FRESH = 32  # new candidates after which the bound is raised
 _jit = numba.njit(cache=True, nogil=True)
 
 
@@ -31,17 +30,23 @@ def _bits(value, shift, word):
 
 
 @_jit
+def _insert(value, best):
+    """Put a value among the largest so far, ascending, in place of their least."""
+    if value > best[0]:
+        j = 0
+        while j + 1 < best.size and best[j + 1] < value:
+            best[j] = best[j + 1]
+            j += 1
+        best[j] = value
+
+
+@_jit
 def _mth_largest(values, m):
     """By insertion: m is small."""
     best = values[:m].copy()
     best.sort()
     for value in values[m:]:
-        if value > best[0]:
-            j = 0
-            while j + 1 < m and best[j + 1] < value:
-                best[j] = best[j + 1]
-                j += 1
-            best[j] = value
+        _insert(value, best)
     return best[0]
 
 
@@ -64,71 +69,84 @@ def _compress(found, values, n, m, slack, eps):
 
 
 @_jit
-def _begin(maxima, m, shift, word, slack, eps):
-    """What the first block's lanes already say: a floor under what the m-th best value must reach, or -inf.
-
-    `maxima` are bits of floats of one sign, sign bit off. One lane more than m: the latent itself may be in one.
-    """
-    bits = _mth_largest(maxima, m + 1) if maxima.size > m + 1 else 0
-    return _least(_value(bits, shift, word), slack, eps) if bits > 0 else -np.inf
+def _beyond(nearest, opposing, sign, shift, word):
+    """Bits, signed and unsigned, beyond which a cosine may reach one of two bounds; every one is beyond where a bound
+    is not positive, for then it says nothing about bits."""
+    if nearest <= 0 or opposing <= 0:
+        return -sign - 1, np.int64(-1)
+    return np.int64(_bits(nearest, shift, word)) - 1, sign + _bits(opposing, shift, word) - 1
 
 
 @_jit
-def _take(column, value, m, slack, eps, found, values, count, full, least):
-    """Add a candidate; the new count (-1 where too many are alike to be kept), when to compress next, the new bound."""
+def _lanes_beyond(high, low, above, below, lanes):
+    """Which lanes hold something beyond either bound; how many. Without a branch, which would be foreseen wrongly."""
+    n = 0
+    for lane in range(high.size):
+        lanes[n] = lane
+        n += (high[lane] > above) | (low[lane] > below)
+    return n
+
+
+@_jit
+def _raised(least, best, shift, word, slack, eps):
+    """What newcomers must reach once m + 1 lanes hold `best` or more: one of them may hold the latent itself."""
+    return max(least, _least(_value(best[0], shift, word), slack, eps)) if best[0] > 0 else least
+
+
+@_jit
+def _add(column, value, m, slack, eps, found, values, count, least):
+    """Add a candidate; how many there are then (-1 where too many are alike to be kept), and the bound."""
     found[count], values[count] = column, value
     count += 1
-    if count == full:
+    if count == found.size:
         count, least = _compress(found, values, count, m, slack, eps)
-        full = count + FRESH
-        if full > found.size:
+        if 2 * count > found.size:
             count = -1
-    return count, full, least
+    return count, least
 
 
 @_jit
-def block(signed, unsigned, columns, rows, directed, m, slack, eps, shift, found, values, counts, full, least):
+def block(signed, unsigned, columns, rows, directed, m, slack, eps, shift, found, values, counts, best, least):
     """Feed a block of rounded cosines [n w] of the latents `rows` with the latents `columns` to the rows' candidates.
 
     The block comes as the integers of its bits, twice: the largest signed integer is the largest cosine, the largest
     unsigned one the most negative. Side 0 is the nearest, side 1 the most opposing, its values kept negated. found,
-    values [2 n cap] are the candidates so far, counts [2 n] their number or -1 where they outgrew cap, full [2 n] the
-    number at which they are looked through, m + FRESH at first; least [2 n] is what a newcomer's value must reach,
-    -inf at first. |rounded - exact| ≤ slack[n] + eps·|rounded|.
+    values [2 n cap] are the candidates so far, counts [2 n] their number or -1 where they outgrew cap; best
+    [2 n m+1], at first 0, the largest extremes of lanes, as bits without the sign; least [2 n], at first -inf, what a
+    newcomer's value must reach. |rounded - exact| ≤ slack[n] + eps·|rounded|.
     """
     n, w = signed.shape
     q = max(1, w // LANE)
     sign = np.int64(1) << (signed.itemsize * 8 - 1)
-    word = np.empty(1, np.int32)
+    word, lanes = np.empty(1, np.int32), np.empty(q + 1, np.int64)
     high, low = np.empty(q, signed.dtype), np.empty(q, unsigned.dtype)
     for r in range(n):
         if not directed[rows[r]]:
             continue
         lane_maxima(signed[r], high)
         lane_maxima(unsigned[r], low)
-        if least[0, r] == -np.inf and least[1, r] == -np.inf:
-            least[0, r] = _begin(high, m, shift, word, slack[r], eps)
-            least[1, r] = _begin((low.astype(np.int64) - sign).astype(np.int32), m, shift, word, slack[r], eps)
-        # bounds that are not positive say nothing about bits: then every column is looked at
-        every = least[0, r] <= 0 or least[1, r] <= 0
-        above = np.int64(-sign) if every else np.int64(_bits(least[0, r], shift, word)) - 1
-        below = np.int64(-1) if every else sign + _bits(least[1, r], shift, word) - 1
-        for lane in range(q):
-            if high[lane] <= above and low[lane] <= below and not every:
+        above, below = _beyond(least[0, r], least[1, r], sign, shift, word)
+        some = lanes[: _lanes_beyond(high, low, above, below, lanes)]
+        for lane in some:
+            _insert(np.int64(high[lane]), best[0, r])
+            _insert(np.int64(low[lane]) - sign, best[1, r])
+        for side in range(2):
+            least[side, r] = _raised(least[side, r], best[side, r], shift, word, slack[r], eps)
+        above, below = _beyond(least[0, r], least[1, r], sign, shift, word)
+        for lane in some:
+            if high[lane] <= above and low[lane] <= below:
                 continue
             for j in range(lane, w, q):
                 column = columns[j]
-                if (signed[r, j] <= above and unsigned[r, j] <= below) and not every:
-                    continue
-                if column == rows[r] or not directed[column]:
+                if signed[r, j] <= above and unsigned[r, j] <= below or column == rows[r] or not directed[column]:
                     continue
                 value = _value(signed[r, j], shift, word)
                 for side in range(2):
                     mine = value if side == 0 else -value
                     if counts[side, r] >= 0 and mine >= least[side, r]:
-                        counts[side, r], full[side, r], least[side, r] = _take(
+                        counts[side, r], least[side, r] = _add(
                             column, mine, m, slack[r], eps, found[side, r], values[side, r], counts[side, r],
-                            full[side, r], least[side, r],
+                            least[side, r],
                         )  # fmt: skip
 
 
