@@ -118,7 +118,7 @@ class Decoder:
 
 def features_per_dimension(W_dec: Tensor) -> float:
     """‖W_dec‖_F²/d_out, on the checkpoint's scale."""
-    return float(W_dec.double().square().sum()) / W_dec.shape[1]
+    return float(torch.linalg.vector_norm(W_dec, dtype=torch.float64)) ** 2 / W_dec.shape[1]
 
 
 def _times(W: Tensor) -> Callable[[Tensor], Tensor]:
