@@ -80,6 +80,7 @@ def latent_pass(run_id: int, computed_at: datetime | None) -> LatentPass:
     """Of the spool as it was when all contexts were done; lost ones done again make another."""
     run = Run.objects.select_related("sae").get(pk=run_id)
     cfg = config_of(run)
+    memory.keep_freed()
     unembedding = lm(run.sae.lm_id, cfg.dtype).unembedding()
     decoder = Decoder(sae(run.sae_id), unembedding, getattr(torch, cfg.dtype), sets_of(run.sae.lm_id))
     shards = run.shards.filter(kind=RunShard.Kind.CONTEXTS).order_by("index")
