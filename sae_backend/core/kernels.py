@@ -37,6 +37,20 @@ def canonical(indptr, latent, act, norm, scale, place, token, counts):
     return m
 
 
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def mean_and_std(rows, mean, std):
+    """Of each row [n d], into [n 1] each, n - 1 in std."""
+    n, d = rows.shape
+    for r in range(n):
+        row, total, square = rows[r], np.float32(0), np.float32(0)
+        for j in range(row.size):
+            total += row[j]
+        middle = total / np.float32(d)
+        for j in range(row.size):
+            square += (row[j] - middle) * (row[j] - middle)
+        mean[r, 0], std[r, 0] = middle, np.sqrt(square / np.float32(max(1, d - 1)))
+
+
 @_jit
 def scatter(token, latent, act, at, out_token, out_act):
     """Write firings in token order to at[latent], which moves on: with others' parts, a counting sort by latent."""

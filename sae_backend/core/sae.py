@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from . import validity
+from . import kernels, validity
 from .config import SaeConfig
 
 LAYER_NORM_EPS = 1e-5
@@ -296,9 +296,7 @@ class SparseAutoencoder:
     def _statistics(self, flat: Tensor) -> Undo:
         skipped = None if self.W_skip is None else flat
         if self.cfg.input_norm == "layer_norm":
-            mean = flat.mean(1, keepdim=True)  # two readings are quicker than the one of torch.std_mean, and exacter
-            norm = torch.linalg.vector_norm(flat - mean, dim=1, keepdim=True)
-            return Undo(len(flat), mean, norm / math.sqrt(max(1, self.cfg.d_in - 1)), skipped)
+            return Undo(len(flat), *mean_and_std(flat), skipped)
         if self.cfg.input_norm == "centred":
             return Undo(len(flat), flat.mean(1, keepdim=True), None, skipped)
         if self.cfg.input_norm == "constant_norm":
@@ -325,6 +323,20 @@ class SparseAutoencoder:
         starts = (counts.cumsum(0) - counts).int()
         summed = embedding_bag(acts.latent, self.W_dec, starts, mode="sum", per_sample_weights=acts.value)
         return summed + self.b_dec
+
+
+def mean_and_std(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """[n 1] each, n - 1 in std; on the host by loops over each row while it is in cache."""
+    if flat.device.type != "cpu":
+        return mean_and_std_by_torch(flat)
+    mean, std = torch.empty(2, len(flat), 1)
+    kernels.mean_and_std(flat.detach().contiguous().numpy(), mean.numpy(), std.numpy())
+    return mean, std
+
+
+def mean_and_std_by_torch(flat: Tensor) -> tuple[Tensor, Tensor]:
+    mean = flat.mean(1, keepdim=True)
+    return mean, torch.linalg.vector_norm(flat - mean, dim=1, keepdim=True) / math.sqrt(max(1, flat.shape[1] - 1))
 
 
 def _computed_fields(cfg: SaeConfig) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae_backend.core.config import SaeConfig
-from sae_backend.core.sae import SELECT, SparseAutoencoder, top_k
+from sae_backend.core.sae import SELECT, SparseAutoencoder, mean_and_std, mean_and_std_by_torch, top_k
 
 # Three latents that read the first, the second and minus the first of two coordinates.
 W_ENC = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
@@ -147,6 +148,17 @@ def test_normalised_inputs_are_undone_with_the_input_or_the_last_encode(norm: st
     torch.testing.assert_close(sae.decode(acts, x), expected)
     with pytest.raises(ValueError, match="pass x with 6 rows"):
         sae.decode(acts)
+
+
+@pytest.mark.parametrize("d_in", [1, 2, 7, 256])
+def test_mean_and_spread_of_each_row_are_those_of_numpy_on_the_host_and_by_torch(d_in: int) -> None:
+    rows = 3 * torch.randn(5, d_in, generator=torch.Generator().manual_seed(d_in)) + 100
+    wide = rows.double().numpy()
+    std = np.sqrt(np.square(wide - wide.mean(1, keepdims=True)).sum(1, keepdims=True) / max(1, d_in - 1))
+    for moments in (mean_and_std, mean_and_std_by_torch):
+        mean, spread = moments(rows)
+        assert mean.numpy() == pytest.approx(wide.mean(1, keepdims=True), rel=1e-6)
+        assert spread.numpy() == pytest.approx(std, rel=1e-4, abs=1e-4)
 
 
 def test_a_zero_vector_survives_normalisation() -> None:
