@@ -53,6 +53,7 @@ MAX_OPEN_IMPORTS = env.int("MAX_OPEN_IMPORTS", default=20)
 UPLOAD_RESERVE_BYTES = env.int("UPLOAD_RESERVE_BYTES", default=1 << 30)  # of the disk, which uploads leave free
 UPLOAD_EXPIRE_HOURS = env.float("UPLOAD_EXPIRE_HOURS", default=72.0)  # files that nobody comes back for are deleted
 UPLOAD_IDLE_SECONDS = env.float("UPLOAD_IDLE_SECONDS", default=60.0)  # without a byte an upload's request ends
+HUB_SILENCE_SECONDS = env.float("HUB_SILENCE_SECONDS", default=120.0)  # one that sends nothing for so long is given up
 CHECK_SECONDS = env.float("CHECK_SECONDS", default=1800.0)  # a check that takes longer is given up
 LIST_TIMEOUT_MS = env.int("LIST_TIMEOUT_MS", default=5000)
 

@@ -49,7 +49,8 @@ def _of_the_hub(held: Held, field: str) -> Iterator[tuple[text.Documents, str]]:
     """The files of a repository, each downloaded when its turn comes and deleted when it is read."""
     row = held.row
     held.stage("asking the hub")
-    there = hub.look("dataset", row.source, row.revision, token=bool(row.options.get("token")))
+    token = bool(row.options.get("token"))
+    there = hub.look("dataset", row.source, row.revision, token=token, silence=settings.HUB_SILENCE_SECONDS)
     names = chosen(there.files, row.options, row.source)
     place = settings.VAR_DIR / "incoming"
     place.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from django.conf import settings
 
 from sae_backend import kept, registry
 from sae_backend.additions.folders import allowed_folder
@@ -44,7 +45,8 @@ def _downloaded(held: Held) -> str:
     """Bring a language model's files into the hub's cache, having seen from the small ones that it is of use."""
     row = held.row
     held.stage("asking the hub")
-    there = hub.look("model", row.source, row.revision, token=bool(row.options.get("token")))
+    token = bool(row.options.get("token"))
+    there = hub.look("model", row.source, row.revision, token=token, silence=settings.HUB_SILENCE_SECONDS)
     bootable.check_names(there.files, row.source)
     files = bootable.wanted(there.files)
     config = bootable.read_config(hub.fetch(there, "config.json"))

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sae_backend.core.silence import Silence, Silent, limited
+
 SECONDS = 30.0  # for one answer
+SILENCE = 120.0  # in which nothing more comes
 MOST_FILES = 200_000
 LONGEST_PATH = 400  # characters
 PART = r"[\w][\w.-]{0,95}"  # of a name, before or after its slash
@@ -27,6 +30,7 @@ Report = Callable[[int], None]
 _TOKEN = "staff may add it once the workers have, as HF_TOKEN, the token of an account that may read it"
 CLOSED = {"repository": "download it, if you may, and upload the files here", "model": _TOKEN, "dataset": _TOKEN}
 _FOLDER = "give a folder of the server's"
+SILENT = "the hub has stopped sending anything, and was given up: try again in a while, or {instead}"
 ILL = "the hub answers with status {status}, which may pass: try again in a while"
 INSTEAD = {"repository": "upload the files", "model": _FOLDER, "dataset": _FOLDER}
 
@@ -44,28 +48,36 @@ class Repository:
     commit: str
     files: dict[str, int]  # bytes, by path
     token: bool
+    silence: float = SILENCE  # seconds without a new byte after which the hub is given up
 
     @property
     def size(self) -> int:
         return sum(self.files.values())
 
 
-def look(kind: Kind, name: str, revision: str = "", folder: str = "", token: bool = True) -> Repository:
-    """Ask for a repository's files at a branch, tag or commit; those whose paths could do harm are left out."""
+def look(
+    kind: Kind, name: str, revision: str = "", folder: str = "", token: bool = True, silence: float = SILENCE
+) -> Repository:
+    """Ask for a repository's files at a branch, tag or commit; those whose paths could do harm are left out.
+
+    `silence`: seconds after which a hub that sends nothing is given up.
+    """
     check_name(name, revision)
     from huggingface_hub import HfApi, RepoFile
 
     where: dict[str, Any] = {"repo_type": _type(kind)}
-    with _explained(kind, name, revision, folder):
+    with _explained(kind, name, revision, folder), limited(silence) as waiting:
         api = HfApi(token=None if token else False)
         commit = str(api.repo_info(name, revision=revision or None, timeout=SECONDS, **where).sha)
         files: dict[str, int] = {}
+        waiting.came()
         for entry in api.list_repo_tree(name, folder or None, recursive=True, revision=commit, **where):
+            waiting.came()
             if isinstance(entry, RepoFile) and _is_harmless(entry.path, folder):
                 files[entry.path] = int(entry.size or 0)
             if len(files) > MOST_FILES:
                 raise HubError(f"the {kind} {name} has more than {MOST_FILES:,} files: choose a smaller one")
-    return Repository(kind, name, commit, files, token)
+    return Repository(kind, name, commit, files, token, silence)
 
 
 def check_name(name: str, revision: str = "") -> None:
@@ -87,7 +99,7 @@ def _is_harmless(path: str, folder: str) -> bool:
 
 
 def fetch(repository: Repository, path: str, report: Report = lambda _: None, into: Path | None = None) -> Path:
-    """Download one file, into the cache that language models are loaded from, or a folder.
+    """Download one file, into the cache that language models are loaded from, or a folder; a silent hub is given up.
 
     `report` takes its bytes; what that raises ends the download, or, where the hub's own client in Rust is at it and
     hears nothing, comes once the file is there.
@@ -95,12 +107,12 @@ def fetch(repository: Repository, path: str, report: Report = lambda _: None, in
     from huggingface_hub import hf_hub_download
 
     raised: list[Exception] = []
-    with _explained(repository.kind, repository.name, repository.commit, path):
+    with _explained(repository.kind, repository.name, repository.commit, path), limited(repository.silence) as waiting:
         try:
             here = Path(
                 hf_hub_download(
                     repository.name, path, repo_type=_type(repository.kind), revision=repository.commit, local_dir=into,
-                    token=None if repository.token else False, tqdm_class=_reporting(report, raised),
+                    token=None if repository.token else False, tqdm_class=_reporting(report, raised, waiting),
                 )
             )  # fmt: skip
         finally:
@@ -111,22 +123,30 @@ def fetch(repository: Repository, path: str, report: Report = lambda _: None, in
     return here
 
 
-def _reporting(report: Report, raised: list[Exception]) -> Any:
-    """A progress bar that draws nothing; what `report` raises is kept beside."""
+def _reporting(report: Report, raised: list[Exception], waiting: Silence) -> Any:
+    """A progress bar that draws nothing; what `report` raises is kept beside. What comes again is no progress."""
     from tqdm import tqdm
 
     class Reporting(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            self._so_far = int(options.get("initial") or 0)
+            self._furthest = self._so_far = int(options.get("initial") or 0)
             super().__init__(*args, **{**options, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
             self._so_far += int(n or 0)
             try:
+                self._look()
                 report(self._so_far)
             except Exception as error:
                 raised.append(error)
                 raise
+
+        def _look(self) -> None:
+            if self._so_far > self._furthest:
+                self._furthest = self._so_far
+                waiting.came()
+            elif waiting.left <= 0:
+                raise Silent
 
     return Reporting
 
@@ -174,6 +194,8 @@ def _table(status: int | None) -> list[tuple[type[Exception], str]]:
         (errors.EntryNotFoundError, "the {what} has no {place} at {revision}: see its files on the hub"),
         (errors.RepositoryNotFoundError, "the hub has no {what}, or it is private: check the spelling; {closed}"),
         (errors.HfHubHTTPError, by_status.get(status or 0, ILL)),
+        (Silent, SILENT),
+        (httpx2.TimeoutException, SILENT),
         (errors.HFValidationError, "the hub knows no such name: {first}"),
         (httpx2.HTTPError, away),
         (OSError, away),

@@ -80,7 +80,8 @@ def bring(row: SaeImport, report: Callable[[int], None]) -> dict[str, Any]:
 
 def _look(wanted: HubId) -> hub.Repository:
     """What there is to download; IntakeError or HubError where it may not be had."""
-    there = hub.look("repository", wanted.repo, wanted.revision, wanted.subfolder, token=False)
+    silence = settings.HUB_SILENCE_SECONDS
+    there = hub.look("repository", wanted.repo, wanted.revision, wanted.subfolder, token=False, silence=silence)
     there = replace(there, files={path: n for path, n in there.files.items() if path.lower().endswith(WANTED)})
     if not there.files:
         raise IntakeError(f"{wanted} has no weights: name the folder that holds the SAE after a colon")

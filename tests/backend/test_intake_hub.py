@@ -80,6 +80,22 @@ def test_a_hub_that_is_away_is_a_sentence_that_names_the_network(
     assert "this worker cannot reach the hub" in refusal("me/saes")
 
 
+@pytest.mark.parametrize("where", ["tree", "file", "xet"])
+def test_a_hub_that_stops_sending_is_given_up_with_a_sentence(
+    online: hub.Hub, settings: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", where != "xet")
+    settings.HUB_SILENCE_SECONDS = 2.0
+    online.add("model", "me/silent", FILES, silent=where)
+    assert "the hub has stopped sending anything" in refusal("me/silent:a")
+    asked = {"tree": "/api/models/me/silent/tree", "file": "GET /me/silent/resolve", "xet": "/v2/reconstructions"}
+    assert any(asked[where] in request for request in online.requests) and not online.over.is_set()
+    online.add("model", "me/saes", FILES)
+    assert {file.name for file in checked(intake.open_import(None, hub_id="me/saes:a")).files.all()} == set(FILES)
+
+
 def test_files_that_would_be_called_the_same_here_are_refused_and_found_by_their_folder(
     online: hub.Hub, dataset: Dataset
 ) -> None:
