@@ -182,8 +182,9 @@ def seal(run_id: int) -> None:
     live = (f"{latent}_{c} on {latent} ({c}, index) where status > 0" for c in SORTABLE)
     of_latents = [*live, f"{latent}_dead on {latent} (index) where status = 0"]
     _side_by_side([f"create index if not exists {index}" for index in of_latents])
-    # rows are found by a key or in the order of an index, whatever the statistics: of these, how many are dead suffices
-    _side_by_side([f"vacuum (freeze) {page}", f"vacuum (freeze, analyze) {latent} (status)"])
+    # rows are found by a key or in the order of an index, however the statistics are spread: what the planner must know
+    # is that all rows are of one run, and how many of them are dead
+    _side_by_side([f"vacuum (freeze) {page}", f"vacuum (freeze, analyze) {latent} (run_id, index, status)"])
 
 
 # What PostgreSQL still does for a publisher that is gone: of two that build the same index one fails.
