@@ -67,6 +67,14 @@ def test_of_many_equal_values_the_page_is_cut_by_index() -> None:
         assert len(latent_filter._likely(values, passing, at, 5, descending)) < 3000
 
 
+@pytest.mark.parametrize("n", [0, 1, latent_filter.FEW, latent_filter.FEW + 1])
+def test_few_and_many_tokens_are_looked_for_alike(n: int) -> None:
+    tokens = np.random.default_rng(0).integers(-1, 20, (4, 500), np.int32)
+    ids = tuple(range(3, 3 + n))
+    found = latent_filter._has_token([tokens[:3], tokens[3:]], ids)
+    assert found.tolist() == np.isin(tokens, ids).any(0).tolist() and found.any() == (n > 0)
+
+
 def test_columns_are_read_once(run: Run) -> None:
     wanted = read_filter({"dmin": "1e-4", "sort": "-kurtosis"})
     first = latent_list.listed(run.pk, wanted)
