@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from sae_backend.core import cofiring, fidelity
-from sae_backend.core.config import RunConfig
+from sae_backend.core.config import SAMPLE_TOKENS, RunConfig
 from sae_backend.core.contexts import tokenize, vocabulary
 from sae_backend.core.decoder import Decoder
 from sae_backend.core.language_model import LM
@@ -155,6 +155,14 @@ def test_reconstruction_errors_are_those_of_the_sampled_contexts(
     expected = brute.fidelity(x, brute.reconstruction(sae, x))
     assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert figures["fidelity_tokens"] == len(x)
+
+
+def test_errors_are_of_a_bounded_number_of_tokens_however_long_the_text_is(lm: LM, tokens: np.ndarray) -> None:
+    """Of a run of so many contexts that only every tenth of them is decoded, and every fortieth for basis kurtosis."""
+    many = 10 * SAMPLE_TOKENS // tokens.shape[1]
+    sums = ContextPass(small_sae(), lm, CFG, special_of(lm)).shard(tokens, 35, many, lambda done: None).sums
+    counted = np.isin(tokens, list(special_of(lm)), invert=True).sum(1)
+    assert (sums["decoded"], sums["basis_tokens"]) == (counted[5::10].sum(), counted[5::40].sum())
 
 
 def cross_entropy_with(lm: LM, tokens: np.ndarray, counted: np.ndarray, replacement: np.ndarray | None) -> float:
