@@ -3,12 +3,13 @@
 F is what any tool must pay: the language model's forward to the hook point, the encoder's matmul and the exact top k
 by our best kernel (bench.floor). F0 leaves the top k out. A run is everything: reading contexts, forward, encoder,
 statistics, examples, fidelity, weight facts, COPY into PostgreSQL, indexes and publication. Floor and run take turns
-of a few shards, so that a busy machine slows both alike.
+as long as a worker's, so that a busy machine slows both alike.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -17,8 +18,7 @@ from typing import Any
 from bench.floor import Floor
 from bench.report import Clock, line
 
-TOKENS = int(os.environ.get("BENCH_TOKENS", 1_048_576))
-TURN = 524_288  # tokens, about
+TOKENS = int(os.environ.get("BENCH_TOKENS", 2**22))  # more than the standard library has: all of it
 WIDTHS = tuple(int(w) for w in os.environ.get("BENCH_WIDTHS", "4096,16384,65536").split(","))
 
 
@@ -122,21 +122,26 @@ def _time(run_id: int, d_sae: int) -> None:
     from sae_backend.models import RunShard
 
     contexts, latents, publish, floor = Clock(), Clock(), Clock(), Floor(run_id)
-    shards = list(RunShard.objects.filter(run_id=run_id, kind="contexts").order_by("index"))
-    size = max(1, TURN * len(shards) // TOKENS)
-    for a in range(0, len(shards), size):
-        for shard in shards[a : a + size]:
+    left = RunShard.objects.filter(run_id=run_id, kind="contexts", state=RunShard.State.TODO).order_by("index")
+    while shard := left.first():
+        turn: list[RunShard] = []
+        with contexts():
+            jobs.encode_all(run_id, _noted(claims.one_after_another(run_id, "contexts", shard.index, "bench"), turn))
+        for shard in turn:
             floor.shard(shard)
-        with contexts():  # as a worker goes on from one to the next
-            turn = (claims.claim(run_id, s.kind, s.index, "bench") for s in shards[a : a + size])
-            jobs.encode_all(run_id, filter(None, turn))
     of_latents = RunShard.objects.filter(run_id=run_id, kind="latents").order_by("index")
     with latents():
-        turn = (claims.claim(run_id, s.kind, s.index, "bench") for s in of_latents)
-        jobs.load_all(run_id, filter(None, turn))
+        claimed = (claims.claim(run_id, s.kind, s.index, "bench") for s in of_latents)
+        jobs.load_all(run_id, filter(None, claimed))
     with publish():
         jobs.publish(run_id)
     _report(d_sae, floor, contexts, latents, publish)
+
+
+def _noted(shards: Iterable[Any], into: list[Any]) -> Iterator[Any]:
+    for shard in shards:
+        into.append(shard)
+        yield shard
 
 
 def _report(d_sae: int, floor: Floor, contexts: Clock, latents: Clock, publish: Clock) -> None:

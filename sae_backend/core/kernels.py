@@ -11,7 +11,9 @@ import numpy as np
 from sae_backend.core.selection import keep_best, reduce
 
 _LAST = np.int64(2**31 - 1)  # of places
+_GROUP = 16  # firings in a row that share one maximum
 _jit = numba.njit(cache=True, nogil=True)
+_sums = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # vectorised; float64 takes the rounding
 
 
 @_jit
@@ -84,6 +86,39 @@ def lay(part_token, part_act, count, start, offset, token, act):
             p += 1
 
 
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _largest(act):
+    top = act[0]
+    for j in range(act.size):
+        top = max(top, act[j])
+    return top
+
+
+@_sums
+def _total(act):
+    total = 0.0
+    for j in range(act.size):
+        total += np.float64(act[j])
+    return total
+
+
+@_sums
+def _powers(act, mean, mean_all):
+    """Sums of (a - mean)², ³, ⁴, of (a - mean_all)², ⁴ and of a², a⁴."""
+    m2 = m3 = m4 = q2 = q4 = r2 = r4 = 0.0
+    for j in range(act.size):
+        x = np.float64(act[j])
+        d, e, z = (x - mean) ** 2, (x - mean_all) ** 2, x * x
+        m2 += d
+        m3 += d * (x - mean)
+        m4 += d * d
+        q2 += e
+        q4 += e * e
+        r2 += z
+        r4 += z * z
+    return m2, m3, m4, q2, q4, r2, r4
+
+
 @_jit
 def moments(indptr, act, n_tokens, out):
     """Per latent [n 9]: max, mean, m2, m3, m4 over its firings; mean, m2, m4 over all tokens; Σa⁴·N/(Σa²)²."""
@@ -92,25 +127,13 @@ def moments(indptr, act, n_tokens, out):
         n = a.size
         if n == 0:
             continue
-        top, total = a[0], 0.0
-        for x in a:
-            top = max(top, x)
-            total += x
+        total = _total(a)
         mean, mean_all = total / n, total / n_tokens
-        m2 = m3 = m4 = q2 = q4 = r2 = r4 = 0.0
-        for x in a:
-            d, e, z = x - mean, x - mean_all, np.float64(x) * x
-            m2 += d * d
-            m3 += d * d * d
-            m4 += d * d * d * d
-            q2 += e * e
-            q4 += e * e * e * e
-            r2 += z
-            r4 += z * z
+        m2, m3, m4, q2, q4, r2, r4 = _powers(a, mean, mean_all)
         silent = n_tokens - n
         q2 += silent * mean_all**2
         q4 += silent * mean_all**4
-        out[i, 0], out[i, 1] = top, mean
+        out[i, 0], out[i, 1] = _largest(a), mean
         out[i, 2], out[i, 3], out[i, 4] = m2 / n, m3 / n, m4 / n
         out[i, 5], out[i, 6], out[i, 7] = mean_all, q2 / n_tokens, q4 / n_tokens
         out[i, 8] = r4 * n_tokens / (r2 * r2)
@@ -137,7 +160,7 @@ def histograms(indptr, act, bits, first, bins, intervals):
         a, b = indptr[i], indptr[i + 1]
         if a == b:
             continue
-        top = act[a:b].max()
+        top = _largest(act[a:b])
         per = n_intervals / np.float64(top)
         for q in range(a, b):
             bins[i, min(bins.shape[1] - 1, max(0, (bits[q] >> 20) - first))] += 1
@@ -151,7 +174,7 @@ def bands(indptr, act, out):
     for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
         if a < b:
-            top = act[a:b].max()
+            top = _largest(act[a:b])
             per = n_bands / np.float64(top)
             for q in range(a, b):
                 out[i, _interval(act[q], top, per, n_bands) - 1] += 1
@@ -188,7 +211,7 @@ def samples(indptr, token, act, lo, seed, per_interval, per_random, out):
         out[i, :] = -1
         if a == b:
             continue
-        top = act[a:b].max()
+        top = _largest(act[a:b])
         per = n_intervals / np.float64(top)
         filled[:], worst[:] = 0, np.uint64(2**64 - 1)
         for q in range(a, b):
@@ -221,15 +244,39 @@ def _same_window(tokens, a, b, reach, ctx_len):
 
 
 @_jit
-def _context_peaks(token, act, ctx_len, places):
-    """Place of the strongest firing in each context (the first of equals); how many contexts there are."""
-    n, end = 0, token[0]
-    for q in range(token.size):
+def _group_maxima(bits, out):
+    for g in range(out.size):
+        group = bits[g * _GROUP : (g + 1) * _GROUP]
+        top = group[0]
+        for j in range(_GROUP):
+            top = max(top, group[j])
+        out[g] = top
+
+
+@_jit
+def _strong(bits, m, places):
+    """Places of all firings as strong as the m-th strongest of groups in a row; how many, m or more."""
+    n, groups = 0, np.empty(bits.size // _GROUP, np.int32)
+    _group_maxima(bits, groups)
+    least = np.partition(groups, groups.size - m)[groups.size - m]
+    for g in range(groups.size + 1):  # the last is the rest, less than a group
+        if g == groups.size or groups[g] >= least:
+            for q in range(g * _GROUP, min((g + 1) * _GROUP, bits.size)):
+                places[n] = q
+                n += bits[q] >= least
+    return n
+
+
+@_jit
+def _context_peaks(token, bits, ctx_len, places):
+    """Of places, ascending, keep each context's strongest firing (the first of equals); how many contexts there are."""
+    n, end = 0, np.int64(0)
+    for q in places:
         if token[q] >= end:
             end = (token[q] // ctx_len + 1) * ctx_len
             places[n] = q
             n += 1
-        elif act[q] > act[places[n - 1]]:
+        elif bits[q] > bits[places[n - 1]]:
             places[n - 1] = q
     return n
 
@@ -275,6 +322,14 @@ def _distinct(tok, keys, tokens, ctx_len, reach, out):
 
 
 @_jit
+def _chosen(tok, bits, places, most, tokens, ctx_len, reach, keys, out):
+    """Fill out from the strongest contexts, at most so many, among places; how many it took, of how many contexts."""
+    places = places[: _context_peaks(tok, bits, ctx_len, places)]
+    keys = _strongest(bits, places, min(most, places.size), keys)
+    return _distinct(tok, keys, tokens, ctx_len, reach, out), places.size
+
+
+@_jit
 def tops(indptr, token, bits, tokens, ctx_len, reach, out):
     """Places of the K strongest firings [n K], one a context, near-duplicate windows once, -1 where fewer.
 
@@ -282,19 +337,26 @@ def tops(indptr, token, bits, tokens, ctx_len, reach, out):
     near duplicates when the tokens within `reach` of their peaks are equal; the stronger is kept.
     """
     K = out.shape[1]
-    keys = np.empty(16 * K, np.int64)
+    few, keys = 3 * K, np.empty(16 * K, np.int64)  # most often the first few contexts hold K distinct windows
     for i in range(indptr.size - 1):
         a, b = indptr[i], indptr[i + 1]
-        out[i, :] = -1
-        if a == b:
-            continue
-        tok, val = token[a:b], bits[a:b]
-        places = np.empty(tok.size, np.int64)
-        places = places[: _context_peaks(tok, val, ctx_len, places)]
-        # most often the first few hold K distinct windows; only else all are sorted
-        kept = _distinct(tok, _strongest(val, places, 3 * K, keys), tokens, ctx_len, reach, out[i])
-        if kept < K and places.size > 3 * K:
-            every = np.empty(places.size + 1, np.int64)
-            kept = _distinct(tok, _strongest(val, places, places.size, every), tokens, ctx_len, reach, out[i])
+        tok, val, kept, n = token[a:b], bits[a:b], 0, 0
+        places = np.empty(b - a + 1, np.int64)
+        if tok.size >= 4 * few * _GROUP:  # every stronger firing is among these, so every stronger context is
+            some = places[: _strong(val, few, places)]
+            kept, _ = _chosen(tok, val, some, few, tokens, ctx_len, reach, keys, out[i])
+        if kept < K:
+            every = _all_of(places[: b - a])
+            kept, n = _chosen(tok, val, every, few, tokens, ctx_len, reach, keys, out[i])
+        if kept < K and n > few:
+            every = _all_of(places[: b - a])
+            kept, _ = _chosen(tok, val, every, n, tokens, ctx_len, reach, np.empty(n + 1, np.int64), out[i])
         out[i, :kept] += a
         out[i, kept:] = -1
+
+
+@_jit
+def _all_of(places):
+    for q in range(places.size):
+        places[q] = q
+    return places

@@ -45,6 +45,23 @@ def test_top_contexts_are_the_strongest_one_a_context_ties_to_the_earlier(levels
         assert of_kind(e, TOP) == expected
 
 
+@pytest.mark.parametrize("levels", [None, 40, 1])
+@pytest.mark.parametrize(("contexts", "ctx_len"), [(401, 20), (20, 401)])
+@pytest.mark.parametrize("kinds", [1000, 2], ids=["different windows", "few windows"])
+def test_top_contexts_of_latents_that_fire_often(levels: int | None, contexts: int, ctx_len: int, kinds: int) -> None:
+    """So often that only firings as strong as the strongest of some groups are looked at: most often these suffice."""
+    g = np.random.default_rng(0)
+    size = (contexts * ctx_len, 3)
+    values = g.integers(1, levels + 1, size) if levels else np.exp(g.standard_normal(size))
+    acts = np.where(g.random(size) < [1, 0.5, 0.25], values, 0).astype(np.float32)
+    acts[3 * ctx_len : 6 * ctx_len, 1] *= 100  # the strongest are in three contexts
+    acts[-1] = 1e6
+    tokens = np.repeat(g.integers(0, kinds, (contexts, 1)), ctx_len, 1).astype(np.uint32)
+    for i, e in enumerate(chosen(acts, tokens)):
+        expected = brute.top_contexts(acts[:, i].reshape(contexts, ctx_len), tokens, CFG.top, CFG.duplicate_reach)
+        assert of_kind(e, TOP) == expected
+
+
 def test_windows_of_equal_tokens_are_shown_once_the_strongest() -> None:
     acts, tokens = drawn()
     tokens[:] = np.arange(CONTEXTS)[:, None] // 10  # three kinds of contexts, each of one token
