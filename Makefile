@@ -50,7 +50,7 @@ check: lint types test  ## what continuous integration runs
 train-demo: $(VENV)/.installed  ## train the demo's model and SAEs again, about 90 minutes (TRAIN="--quick" proves the script in one)
 	@$(BIN)/python -m demo.train $(TRAIN)
 
-bench: $(VENV)/.installed  ## time the computation
+bench: $(VENV)/.installed  ## time the computation beside its floor, about 40 minutes
 	@$(BIN)/python -m bench
 
 bench-pairs: $(VENV)/.installed  ## time all pairs of 131,072 directions of 768 over their matmul, about 5 minutes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from django.conf import settings
@@ -20,6 +21,7 @@ from sae_backend.core.decoder import Decoder
 from sae_backend.core.language_model import LM, LanguageModelError
 from sae_backend.core.run import ContextPass, LatentPass, RunError
 from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.core.shortage import if_it_fits
 from sae_backend.core.token_sets import TokenSets, token_sets
 from sae_backend.models import Dataset, LanguageModel, Run, RunShard, Sae
 from sae_backend.registry import source_of
@@ -140,10 +142,14 @@ def dtype_difference(run: Run) -> dict[str, Any] | None:
     wanted = precision.spread(run.n_contexts, max(1, DIFFERENCE_TOKENS // run.dataset.ctx_len))
     tokens = np.concatenate([store.read_contexts(run.dataset, c, c + 1) for c in wanted])
     try:
-        models = lm(run.sae.lm_id, cfg.dtype), reference(run.sae.lm_id)
-        return precision.difference(sae(run.sae_id), *models, cfg, special_of(run), tokens)
-    except (MemoryError, torch.OutOfMemoryError, RunError):
+        return if_it_fits(lambda: _difference(run, cfg, tokens))
+    except RunError:
         return None
+
+
+def _difference(run: Run, cfg: RunConfig, tokens: npt.NDArray[np.uint32]) -> dict[str, Any]:
+    models = lm(run.sae.lm_id, cfg.dtype), reference(run.sae.lm_id)
+    return precision.difference(sae(run.sae_id), *models, cfg, special_of(run), tokens)
 
 
 def basis_by_layer(run: Run) -> dict[str, Any] | None:
@@ -153,8 +159,10 @@ def basis_by_layer(run: Run) -> dict[str, Any] | None:
         wanted = precision.spread(dataset.n_contexts, layers.CONTEXTS)
         tokens = np.concatenate([store.read_contexts(dataset, c, c + 1) for c in wanted])
         try:
-            found = layers.basis_by_layer(lm(run.sae.lm_id, dtype), tokens, special_of(run))
-        except (MemoryError, torch.OutOfMemoryError, LanguageModelError):
+            found = if_it_fits(lambda: layers.basis_by_layer(lm(run.sae.lm_id, dtype), tokens, special_of(run)))
+        except LanguageModelError:
+            return None
+        if found is None:
             return None
         dataset.basis_by_layer[dtype] = found
         dataset.save(update_fields=["basis_by_layer"])

@@ -22,6 +22,7 @@ from sae_backend.core.language_model import LM
 from sae_backend.core.margins import N_MISSES, Closest, Margins, Nearest
 from sae_backend.core.results import LatentShard
 from sae_backend.core.sae import SparseAutoencoder
+from sae_backend.core.shortage import is_shortage
 from sae_backend.core.stats import histograms, latent_stats, sparks
 
 PIECE_LATENTS, PIECE_FIRINGS = (128, 512), 4_000_000  # that one lane works on at once
@@ -58,7 +59,7 @@ class ContextPass:
             try:
                 return self._shard(tokens, lo, n_contexts, report, begun)
             except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not is_shortage(error):
                     raise
                 self._take_less(error)
 
@@ -206,12 +207,6 @@ class ContextPass:
 def _rows_of(contexts: Bools, counted: Bools) -> torch.Tensor:
     """Rows of the counted tokens of some contexts [batch], among all counted tokens [batch pos]."""
     return torch.from_numpy(np.flatnonzero((counted & contexts[:, None])[counted]))
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """torch says so in a class of its own on an accelerator, and in words only on the host."""
-    said = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said
 
 
 def _evenly(context: npt.NDArray[np.int64], n: int, wanted: int) -> Bools:

@@ -1,4 +1,5 @@
-"""A batch that does not fit into memory is halved, with equal results; a checkpoint is loaded in twice its own."""
+"""A batch that does not fit into memory is halved, with equal results, and a figure beside is left out; a checkpoint is
+loaded in twice its own."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from sae_backend.core.shortage import if_it_fits
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -46,9 +49,28 @@ print("size", contexts.size)
 """
 
 
-def run(folder: Path, mebibytes: int) -> str:
+BESIDE = """
+import resource, sys
+from pathlib import Path
+import numpy as np, torch
+from sae_backend.core import language_model, layers
+from sae_backend.core.shortage import if_it_fits
+from tests.core.small import save_lm
+
+torch.set_num_threads(1)
+lm = language_model.load(str(save_lm(Path(sys.argv[1]), n_embd=64, n_inner=65536, max_position_embeddings=256)))
+tokens = np.random.default_rng(0).integers(0, 256, (1, 256)).astype(np.uint32)
+assert if_it_fits(lambda: layers.basis_by_layer(lm, tokens, set()))["tokens"] == 256
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + int(sys.argv[2]) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(if_it_fits(lambda: layers.basis_by_layer(lm, tokens, set())))
+"""
+
+
+def run(folder: Path, mebibytes: int, script: str = SCRIPT) -> str:
     # one arena: what a thread reserves ahead would count against the limit
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(mebibytes)]
+    command = [sys.executable, "-c", script, str(folder), str(mebibytes)]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1", "HF_HUB_OFFLINE": "1"}
     found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert found.returncode == 0, found.stderr[-3000:]
@@ -64,6 +86,16 @@ def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(tmp_path: Path
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on a process's memory is Linux's here")
 def test_a_context_too_large_for_the_memory_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert "Use a device with more memory" in run(tmp_path, 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on a process's memory is Linux's here")
+def test_a_figure_beside_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    assert run(tmp_path, 8, BESIDE).split()[-1] == "None"
+
+
+def test_other_errors_than_of_memory_are_raised() -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        if_it_fits(lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
 
 
 LOADING = """
