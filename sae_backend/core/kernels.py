@@ -13,7 +13,7 @@ from sae_backend.core.selection import keep_best, reduce
 _LAST = np.int64(2**31 - 1)  # of places
 _GROUP = 16  # firings in a row that share one maximum
 _jit = numba.njit(cache=True, nogil=True)
-_sums = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # vectorised; float64 takes the rounding
+_sums = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # in vectors, in whatever order
 
 
 @_jit
@@ -39,7 +39,7 @@ def canonical(indptr, latent, act, norm, scale, place, token, counts):
     return m
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@_sums
 def mean_and_std(rows, mean, std):
     """Of each row [n d], into [n 1] each, n - 1 in std."""
     n, d = rows.shape
